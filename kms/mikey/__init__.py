@@ -1,0 +1,1 @@
+"""MIKEY-TICKET as a protocol: codec, labels, policies and exchange rules. Sans-IO and sans-key; standard library only."""

@@ -1,0 +1,1 @@
+"""The Initiator and the Responder of RFC 6043 with their keys, without network: what both SDKs share."""

@@ -1,1 +1,1 @@
-"""MIKEY-TICKET as a protocol: codec, labels, policies and exchange rules. Sans-IO and sans-key; standard library only."""
+"""MIKEY-TICKET as a protocol: codec, labels, policies, exchange rules. Sans-IO, sans-key, standard library only."""

@@ -1,0 +1,1 @@
+"""Network-facing process: gRPC over mTLS, replay reservations and quotas. Has no PIN and no token."""

@@ -1,1 +1,4 @@
-"""Network-facing process: gRPC over mTLS, replay reservations and quotas. Has no PIN and no token."""
+"""The network-facing process: gRPC over mutual TLS, replay reservation, the pool of engines, metrics.
+
+It has no PIN, no PKCS#11 and no MIKEY key; MIKEY messages pass through it as bytes.
+"""

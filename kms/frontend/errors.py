@@ -1,0 +1,87 @@
+"""Refusals as they leave the frontend: one table from reason to gRPC code, one function to google.rpc.Status."""
+
+from dataclasses import dataclass
+
+from google.protobuf.any_pb2 import Any
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.message import Message
+from google.rpc import code_pb2, error_details_pb2, status_pb2
+
+from kms.client.v1 import client_pb2
+from kms.engine.v1.link_pb2 import CalledService, Refusal
+from kms.focus.v1 import focus_pb2
+
+DOMAIN = "kms"
+_RETRY_AFTER = Duration(seconds=1)
+
+
+@dataclass(frozen=True)
+class _Reason:
+    code: int
+    message: str
+    retry: bool = False
+
+
+# Refusals of the frontend itself. Those of the engine come with code, reason and message.
+_REASONS = {
+    "MESSAGE_EMPTY": _Reason(
+        code_pb2.INVALID_ARGUMENT, "mikey_message is empty: put the whole MIKEY message into it"
+    ),
+    "MESSAGE_TOO_LARGE": _Reason(code_pb2.INVALID_ARGUMENT, "mikey_message is longer than 65536 bytes"),
+    "BATCH_TOO_LARGE": _Reason(code_pb2.INVALID_ARGUMENT, "the batch holds more than 256 requests: split it"),
+    "TLS_IDENTITY_MISSING": _Reason(
+        code_pb2.PERMISSION_DENIED,
+        "the TLS client certificate names nobody: it needs a URI as subjectAltName (`kms user add` makes such a one)",
+    ),
+    "REPLAYED": _Reason(
+        code_pb2.ALREADY_EXISTS, "this very message was answered before or is being answered: make a new one"
+    ),
+    "REPLAY_CACHE_FULL": _Reason(
+        code_pb2.RESOURCE_EXHAUSTED, "too many messages in too short a time: send it again later", retry=True
+    ),
+    "NO_IDLE_ENGINE": _Reason(
+        code_pb2.RESOURCE_EXHAUSTED, "every engine is busy or being replaced: send it again later", retry=True
+    ),
+    "ENGINE_LOST": _Reason(
+        code_pb2.UNAVAILABLE,
+        "the engines that had this message died or did not answer: the message was not answered",
+    ),
+    "ENGINE_FAULT": _Reason(code_pb2.INTERNAL, "a fault of the KMS: its operator finds it in the log"),
+    "FRONTEND_FAULT": _Reason(code_pb2.INTERNAL, "a fault of the KMS: its operator finds it in the log"),
+}
+
+MikeyErrorMessage = type[client_pb2.MikeyErrorMessage] | type[focus_pb2.MikeyErrorMessage]
+_MIKEY_ERROR_MESSAGE: dict[int, MikeyErrorMessage] = {
+    CalledService.CALLED_SERVICE_CLIENT: client_pb2.MikeyErrorMessage,
+    CalledService.CALLED_SERVICE_FOCUS: focus_pb2.MikeyErrorMessage,
+}
+
+
+class Refused(Exception):
+    """A call is refused as a whole; ends it with the refusal's status."""
+
+    def __init__(self, refusal: Refusal) -> None:
+        super().__init__(refusal.reason)
+        self.refusal = refusal
+
+
+def refusal(reason: str) -> Refusal:
+    """A refusal of the frontend's own."""
+    entry = _REASONS[reason]
+    return Refusal(code=entry.code, reason=reason, message=entry.message)
+
+
+def status_of(refused: Refusal, called_service: CalledService.ValueType) -> status_pb2.Status:
+    """The google.rpc.Status of a refusal, with its details."""
+    details: list[Message] = [error_details_pb2.ErrorInfo(reason=refused.reason, domain=DOMAIN)]
+    if refused.reason in _REASONS and _REASONS[refused.reason].retry:
+        details.append(error_details_pb2.RetryInfo(retry_delay=_RETRY_AFTER))
+    if refused.mikey_error_message:
+        error_message = _MIKEY_ERROR_MESSAGE[called_service]
+        details.append(error_message(mikey_message=refused.mikey_error_message))
+    status = status_pb2.Status(code=refused.code, message=refused.message)
+    for detail in details:
+        packed = Any()
+        packed.Pack(detail)
+        status.details.append(packed)
+    return status

@@ -1,0 +1,1 @@
+"""The engine: parses, authenticates, decides and answers MIKEY messages with keys that stay in the token."""

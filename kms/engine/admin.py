@@ -1,0 +1,134 @@
+"""Operators' commands, as they come over the local admin socket or from `kms` itself while no server runs."""
+
+import structlog
+
+from hsm import Token
+from kms.admin.v1 import admin_pb2 as pb
+from kms.crypto.suite import SUITES
+from kms.engine import epochs as epoch_names
+from kms.engine.context import Context
+from kms.engine.directory import DirectoryError, Role, User
+from kms.engine.epochs import Epochs
+from kms.engine.psk import DiversifiedPsks, encode_psk_id
+from kms.mikey.registry import PrfFunc
+
+_ROLES = {pb.ROLE_CLIENT: Role.CLIENT, pb.ROLE_FOCUS: Role.FOCUS, pb.ROLE_GATEWAY: Role.GATEWAY}
+_ROLE_NUMBERS = {role: number for number, role in _ROLES.items()}
+
+_log = structlog.get_logger()
+
+
+class Administration:
+    """Answers AdminRequests for one engine."""
+
+    def __init__(self, context: Context, token: Token, psks: DiversifiedPsks, epochs: Epochs) -> None:
+        self._context = context
+        self._directory = context.directory
+        self._token = token
+        self._psks = psks
+        self._epochs = epochs
+
+    def handle(self, request: pb.AdminRequest, uid: int) -> pb.AdminReply:
+        """One reply; what the operator did wrong becomes an AdminError."""
+        kind = request.WhichOneof("request")
+        try:
+            if kind == "add_user":
+                return pb.AdminReply(add_user=self._add_user(request.add_user, uid))
+            if kind == "list_users":
+                return pb.AdminReply(list_users=pb.ListUsersReply(users=map(_user, self._directory.all())))
+            if kind == "revoke_user":
+                self._directory.revoke(request.revoke_user.identity.encode())
+                _log.info("user revoked", identity=request.revoke_user.identity, uid=uid)
+                return pb.AdminReply(revoke_user=pb.RevokeUserReply())
+            if kind == "doctor":
+                return pb.AdminReply(doctor=self._doctor())
+            if kind == "list_keys":
+                return pb.AdminReply(list_keys=pb.ListKeysReply(keys=self._keys()))
+        except DirectoryError as error:
+            return pb.AdminReply(error=pb.AdminError(message=str(error)))
+        return pb.AdminReply(
+            error=pb.AdminError(message="unknown command: is `kms` of the server's version?")
+        )
+
+    def _add_user(self, request: pb.AddUserRequest, uid: int) -> pb.AddUserReply:
+        role = _ROLES.get(request.role)
+        if role is None:
+            raise DirectoryError("a role is needed: client, focus or gateway")
+        _check_uri(request.identity)
+        for alias in request.aliases:
+            _check_uri(alias)
+        identity = request.identity.encode()
+        user = self._directory.enrol(
+            identity,
+            role,
+            aliases=tuple(alias.encode() for alias in request.aliases),
+            acts_for=tuple(request.acts_for),
+        )
+        _log.info("user enrolled", identity=request.identity, role=role.value, version=user.version, uid=uid)
+        return pb.AddUserReply(
+            kms_identity=self._context.kms_identity.decode(),
+            psks=[
+                pb.PreSharedKey(
+                    prf_func=prf,
+                    psk_id=encode_psk_id(identity, user.version),
+                    psk=self._psks.release(identity, user.version, prf),
+                )
+                for prf in _suites(role, request.prf_func)
+            ],
+        )
+
+    def _doctor(self) -> pb.DoctorReply:
+        probe = self._token.probe
+        return pb.DoctorReply(
+            token=probe.token,
+            library=probe.library,
+            rungs=[
+                pb.OperationRung(operation=r.operation, rung=r.rung, mechanism=r.mechanism)
+                for r in probe.rungs
+            ],
+            mechanisms=list(probe.mechanisms),
+            keys=self._keys(),
+        )
+
+    def _keys(self) -> list[pb.MasterKey]:
+        keys = []
+        for info in self._token.masters():
+            number = epoch_names.number_of(info.label)
+            keys.append(
+                pb.MasterKey(
+                    label=info.label,
+                    kind="PSK master" if number is None else "TPK epoch",
+                    fingerprint=info.fingerprint,
+                    destroy_at=0 if number is None else self._epochs.destroy_at(number),
+                )
+            )
+        return keys
+
+
+def _suites(role: Role, prf_func: int) -> list[PrfFunc]:
+    """A focus is enrolled in both suites, the asked one first, so that it can resolve every client's tickets."""
+    if role is Role.GATEWAY:
+        return []
+    known = [suite.prf for suite in SUITES.values()]
+    if prf_func not in known:
+        raise DirectoryError(f"PRF func {prf_func} is unknown: 0 (128-bit suite) or 1 (256-bit suite)")
+    chosen = PrfFunc(prf_func)
+    return [chosen, *(prf for prf in known if prf != chosen)] if role is Role.FOCUS else [chosen]
+
+
+def _check_uri(identity: str) -> None:
+    scheme, colon, rest = identity.partition(":")
+    if not (scheme.isalnum() and colon and rest) or any(c.isspace() or not c.isprintable() for c in identity):
+        raise DirectoryError(f"{identity!r} is not a URI such as sip:alice@example.com")
+
+
+def _user(user: User) -> pb.User:
+    return pb.User(
+        identity=user.identity.decode(),
+        role=_ROLE_NUMBERS[user.role],
+        version=user.version,
+        revoked=user.revoked,
+        acts_for=user.acts_for,
+        aliases=sorted(alias.decode() for alias in user.aliases),
+        enrolled_at=user.enrolled_at,
+    )

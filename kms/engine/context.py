@@ -1,0 +1,30 @@
+"""What an engine needs beside a message: the token, its keys, the directory, the clock and the operator's limits."""
+
+from dataclasses import dataclass, field
+
+from kms.crypto.interface import KeyOperations
+from kms.crypto.sources import Sources
+from kms.engine.directory import Directory
+from kms.engine.epochs import TicketKeys
+from kms.engine.granting import Limits
+from kms.engine.psk import PskSource
+from kms.engine.tickets import MPK_LENGTH
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """Made once per engine. `clock_skew` is in seconds; `base_mpk_length` is the length of MPKs in base tickets.
+
+    With `counter_timestamps` a COUNTER T is accepted: only the replay cache then tells an old message from a new one.
+    """
+
+    kms_identity: bytes
+    ops: KeyOperations
+    psks: PskSource
+    keys: TicketKeys
+    directory: Directory
+    sources: Sources
+    limits: Limits = field(default_factory=Limits)
+    clock_skew: float = 60.0
+    base_mpk_length: int = MPK_LENGTH
+    counter_timestamps: bool = False

@@ -1,0 +1,191 @@
+"""The directory: who is enrolled, with which role, aliases and groups. SQLite, one file in the home folder.
+
+It holds no key (PSKs are derived) and nothing about calls. Engine 0 writes it for the operator; every engine reads.
+"""
+
+import json
+import sqlite3
+import time
+from dataclasses import dataclass
+from enum import Enum
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+_SCHEMA_VERSION = 1
+_SCHEMA = """
+CREATE TABLE users (
+    identity TEXT PRIMARY KEY,
+    role TEXT NOT NULL,
+    version INTEGER NOT NULL,
+    revoked INTEGER NOT NULL DEFAULT 0,
+    acts_for TEXT NOT NULL DEFAULT '[]',
+    enrolled_at INTEGER NOT NULL
+) STRICT;
+CREATE TABLE aliases (alias TEXT PRIMARY KEY, identity TEXT NOT NULL REFERENCES users) STRICT;
+CREATE INDEX aliases_of ON aliases (identity);
+CREATE TABLE members (name TEXT NOT NULL, identity TEXT NOT NULL, PRIMARY KEY (identity, name)) STRICT;
+"""
+
+
+class Role(Enum):
+    """What a subscriber may do: a focus may have group keys; a gateway carries others' messages and has no PSK."""
+
+    CLIENT = "client"
+    FOCUS = "focus"
+    GATEWAY = "gateway"
+
+
+class DirectoryError(Exception):
+    """A change to the directory is refused; the text says why and what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class User:
+    """One enrolled identity (a URI in UTF-8). `version` grows with each enrolment; `groups` are names of IDRr."""
+
+    identity: bytes
+    role: Role
+    version: int
+    revoked: bool = False
+    aliases: frozenset[bytes] = frozenset()
+    groups: frozenset[bytes] = frozenset()
+    acts_for: tuple[str, ...] = ()
+    enrolled_at: int = 0
+
+    def may_speak_as(self, identity: bytes) -> bool:
+        """Whether `identity` is the user's own or one of its aliases, byte for byte."""
+        return identity == self.identity or identity in self.aliases
+
+    def may_carry(self, identity: bytes) -> bool:
+        """Whether this gateway may carry messages of `identity`."""
+        text = identity.decode("utf-8", "replace")
+        return self.role is Role.GATEWAY and any(fnmatchcase(text, pattern) for pattern in self.acts_for)
+
+
+class Directory:
+    """The directory in an SQLite file."""
+
+    def __init__(self, path: Path) -> None:
+        """Open, and make if new. Raises DirectoryError."""
+        try:
+            self._db = sqlite3.connect(path, isolation_level=None, timeout=5)
+            self._db.execute("PRAGMA journal_mode = WAL")
+            self._db.execute("PRAGMA foreign_keys = ON")
+            self._migrate()
+        except sqlite3.Error as error:
+            raise DirectoryError(f"{path}: the directory cannot be opened: {error}") from None
+        path.chmod(0o600)
+
+    def _migrate(self) -> None:
+        with self._transaction():
+            (version,) = self._db.execute("PRAGMA user_version").fetchone()
+            if version > _SCHEMA_VERSION:
+                raise DirectoryError(
+                    f"the directory has schema {version}, newer than this program's {_SCHEMA_VERSION}"
+                )
+            if version == 0:
+                for statement in _SCHEMA.split(";"):
+                    self._db.execute(statement)
+                self._db.execute(f"PRAGMA user_version = {_SCHEMA_VERSION}")
+
+    def _transaction(self) -> "_Transaction":
+        return _Transaction(self._db)
+
+    def find(self, identity: bytes) -> User | None:
+        """The user with this identity (not an alias), revoked or not; None if there is none."""
+        try:
+            text = _text(identity)
+        except UnicodeDecodeError:
+            return None
+        row = self._db.execute(
+            "SELECT role, version, revoked, acts_for, enrolled_at FROM users WHERE identity = ?", (text,)
+        ).fetchone()
+        if row is None:
+            return None
+        role, version, revoked, acts_for, enrolled_at = row
+        return User(
+            identity,
+            Role(role),
+            version,
+            bool(revoked),
+            self._names("SELECT alias FROM aliases WHERE identity = ?", identity),
+            self._names("SELECT name FROM members WHERE identity = ?", identity),
+            tuple(json.loads(acts_for)),
+            enrolled_at,
+        )
+
+    def all(self) -> list[User]:
+        """Every user, by identity."""
+        rows = self._db.execute("SELECT identity FROM users ORDER BY identity").fetchall()
+        found = (self.find(identity.encode()) for (identity,) in rows)
+        return [user for user in found if user is not None]
+
+    def enrol(
+        self, identity: bytes, role: Role, *, aliases: tuple[bytes, ...] = (), acts_for: tuple[str, ...] = ()
+    ) -> User:
+        """Add a user, or a revoked one again with the next version. Raises DirectoryError if it is enrolled."""
+        with self._transaction():
+            old = self.find(identity)
+            if old is not None and not old.revoked:
+                raise DirectoryError(f"{_text(identity)} is enrolled already: revoke it first")
+            self._refuse_taken(identity, aliases)
+            version = old.version + 1 if old else 1
+            self._db.execute("DELETE FROM aliases WHERE identity = ?", (_text(identity),))
+            self._db.execute(
+                "INSERT OR REPLACE INTO users VALUES (?, ?, ?, 0, ?, ?)",
+                (_text(identity), role.value, version, json.dumps(acts_for), int(time.time())),
+            )
+            self._db.executemany(
+                "INSERT INTO aliases VALUES (?, ?)", [(_text(alias), _text(identity)) for alias in aliases]
+            )
+        found = self.find(identity)
+        assert found is not None
+        return found
+
+    def _refuse_taken(self, identity: bytes, aliases: tuple[bytes, ...]) -> None:
+        for name in (identity, *aliases):
+            owner = self._db.execute(
+                "SELECT identity FROM aliases WHERE alias = ?", (_text(name),)
+            ).fetchone()
+            if owner is not None and owner[0] != _text(identity):
+                raise DirectoryError(f"{_text(name)} is an alias of {owner[0]}")
+        for alias in aliases:
+            if self.find(alias) is not None:
+                raise DirectoryError(f"{_text(alias)} is an enrolled identity and cannot be an alias")
+
+    def revoke(self, identity: bytes) -> None:
+        """Revoke a user: its PSK verifies nothing from now on. Raises DirectoryError if it is not enrolled."""
+        with self._transaction():
+            changed = self._db.execute(
+                "UPDATE users SET revoked = 1 WHERE identity = ? AND revoked = 0", (_text(identity),)
+            )
+            if changed.rowcount == 0:
+                raise DirectoryError(f"{_text(identity)} is not enrolled")
+
+    def add_member(self, group: bytes, identity: bytes) -> None:
+        """Make a user a member of a group, which an IDRr of a ticket may name."""
+        self._db.execute("INSERT OR IGNORE INTO members VALUES (?, ?)", (_text(group), _text(identity)))
+
+    def close(self) -> None:
+        """Close the file."""
+        self._db.close()
+
+    def _names(self, query: str, identity: bytes) -> frozenset[bytes]:
+        return frozenset(name.encode() for (name,) in self._db.execute(query, (_text(identity),)))
+
+
+class _Transaction:
+    """BEGIN IMMEDIATE to COMMIT, or ROLLBACK on an exception."""
+
+    def __init__(self, db: sqlite3.Connection) -> None:
+        self._db = db
+
+    def __enter__(self) -> None:
+        self._db.execute("BEGIN IMMEDIATE")
+
+    def __exit__(self, kind: object, *_rest: object) -> None:
+        self._db.execute("COMMIT" if kind is None else "ROLLBACK")
+
+
+def _text(identity: bytes) -> str:
+    return identity.decode("utf-8")

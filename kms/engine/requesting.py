@@ -1,0 +1,50 @@
+"""Ticket Request, the KMS's side (RFC 6043 4.2.1): from an authenticated REQUEST_INIT to REQUEST_RESP."""
+
+from kms.engine import granting, tickets
+from kms.engine.caller import Authenticated
+from kms.engine.context import Context
+from kms.engine.directory import User
+from kms.engine.refusals import Reason, Refused
+from kms.mikey import labels
+from kms.mikey.message import Message, unsigned_v
+from kms.mikey.payloads import Flags, Hdr, Idr, Payload, Tp
+from kms.mikey.registry import DataType, IdRole, IdType
+from kms.mikey.ticket_data import DERIVED_TICKET
+
+
+def answer(request: Authenticated, user: User, context: Context, *, group_keys_allowed: bool) -> Message:
+    """Grant a ticket with its keys to an authorised user. Raises Refused or MikeyError."""
+    desired = request.message.get(Tp).policy
+    if desired.prf != request.suite.prf:
+        raise Refused(
+            Reason.INVALID_TICKET_POLICY, "PRF Func of the Ticket Policy must be HDR's: suites are not mixed"
+        )
+    grant = granting.decide(
+        desired,
+        user,
+        group_keys_allowed=group_keys_allowed,
+        kms_identity=context.kms_identity,
+        limits=context.limits,
+        sources=context.sources,
+    )
+    ops, sources = context.ops, context.sources
+    if grant.policy.ticket_type == DERIVED_TICKET[0]:
+        ticket, secrets = tickets.grant_derived(ops, context.keys, sources, grant.policy, grant.entries)
+    else:
+        ticket, secrets = tickets.grant_base(
+            ops, context.keys, sources, grant.policy, grant.entries, context.base_mpk_length
+        )
+    keys = secrets.for_initiator(forking=bool(grant.policy.flags & Flags.I))
+
+    t = sources.timestamp()
+    protection = request.protection(labels.RESPONSE)
+    payloads: list[Payload] = [
+        t,
+        Idr(IdRole.KMS, IdType.URI, context.kms_identity),
+        ticket,
+        protection.seal(keys, request.suite.encr_alg, t),
+        unsigned_v(request.message.v.auth_alg),
+    ]
+    sent = request.message.hdr
+    hdr = Hdr(DataType.REQUEST_RESP, sent.csb_id, sent.prf)
+    return protection.sign(Message.build(hdr, payloads), request.message.raw)

@@ -5,10 +5,9 @@ from collections import deque
 from pathlib import Path
 from typing import Any
 
-from kms.crypto.software import SoftwareKeys
-
 from kms.crypto import base_ticket
 from kms.crypto.interface import Key, KeyOperations, Use
+from kms.crypto.software import SoftwareKeys
 from kms.crypto.sources import Sources
 from kms.engine.context import Context
 from kms.engine.directory import Directory, Role

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 
+from kms.mikey.errors import EncodeError
 from kms.mikey.message import Message, unsigned_v
 from kms.mikey.payloads import Err, Hdr, Payload, Sp, T
 from kms.mikey.registry import DataType, ErrorNo, MacAlg
@@ -18,10 +19,16 @@ def build(
     """An Error message about the message whose HDR is `failed`.
 
     `policies` are the supported security policies (Ticket Transfer only). With `auth_alg` it ends with a V whose MAC
-    is still to be filled in, by the auth_key of the failed message (AMBIGUITIES A-25).
+    is still to be filled in, by the auth_key of the failed message (AMBIGUITIES A-25). Raises EncodeError without a
+    number, and for an Error message, about which none may be sent.
     """
+    if failed.data_type == DataType.ERROR:
+        raise EncodeError("an Error message must not answer an Error message (5.4)")
     hdr = Hdr(DataType.ERROR, failed.csb_id, failed.prf)
-    payloads: list[Payload] = [t, *(Err(number) for number in numbers), *policies]
+    errors = [Err(number) for number in numbers]
+    if not errors:
+        raise EncodeError("an Error message needs an Error no")
+    payloads: list[Payload] = [t, *errors, *policies]
     if auth_alg is not None:
         payloads.append(unsigned_v(auth_alg))
     return Message.build(hdr, payloads)

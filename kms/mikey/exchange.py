@@ -45,13 +45,17 @@ def _slots(*kinds: type[Payload] | Slot) -> tuple[Slot, ...]:
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """A message: `mandatory` once, `optional` at most once, `repeated` any number, `last` at its end."""
+    """A message: `mandatory` once, `optional` at most once, `repeated` any number, `several` once or more.
+
+    `last` is the payload at its end, if one is prescribed; `empty_map` says that it may not have crypto sessions.
+    """
 
     mandatory: tuple[Slot, ...]
     optional: tuple[Slot, ...] = ()
     repeated: tuple[Slot, ...] = ()
     last: type[Payload] | None = V
     empty_map: bool = False
+    several: tuple[Slot, ...] = ()
 
 
 RULES: dict[DataType, Rule] = {
@@ -71,7 +75,7 @@ RULES: dict[DataType, Rule] = {
         empty_map=True,
     ),
     D.RESOLVE_RESP: Rule(_slots(T, Kemac, V), _slots(IDR_KMS, IDR_R, RAND_KMS), empty_map=True),
-    D.ERROR: Rule(_slots(T), (), _slots(Err, Sp, V, Sign), None),
+    D.ERROR: Rule(_slots(T), _slots(V, Sign), _slots(Sp), None, several=_slots(Err)),
 }
 """Payloads of each message (4.2.1, 4.2.2, 4.2.3, 5.4)."""
 
@@ -87,17 +91,18 @@ def check_message(message: Message, *allowed: DataType, update: bool = False) ->
 
     Known payloads that the rule does not name are ignored; a second copy of one that it names once is refused
     (AMBIGUITIES A-21). Also checks the CS ID map type and that the algorithms are known, not NULL and of one suite.
+    `update` is for the Ticket Transfer messages of a CSB update (5.2).
     """
     kind = message.hdr.data_type
     if kind not in allowed:
         names = " or ".join(a.name for a in allowed)
         raise ProtocolError(f"{message.name} where {names} is expected", ErrorNo.INVALID_DT)
     rule = UPDATE_RULES[kind] if update else RULES[kind]
-    for slot in rule.mandatory + rule.optional:
+    for slot in rule.mandatory + rule.optional + rule.several:
         count = sum(slot.holds(p) for p in message.payloads)
-        if count > 1:
+        if count > 1 and slot not in rule.several:
             raise ProtocolError(f"{message.name}: {slot} appears {count} times")
-        if count == 0 and slot in rule.mandatory:
+        if count == 0 and slot not in rule.optional:
             raise ProtocolError(f"{message.name}: mandatory payload {slot} is missing")
     if rule.last is not None and not isinstance(message.payloads[-1], rule.last):
         raise ProtocolError(f"{message.name}: {rule.last.NAME} must come last")
@@ -105,7 +110,9 @@ def check_message(message: Message, *allowed: DataType, update: bool = False) ->
         raise ProtocolError(f"{message.name}: #CS must be 0 and the CS ID map type the Empty map")
     if message.hdr.map_type == MapType.SRTP_ID:
         raise ProtocolError(f"{message.name}: the CS ID map type SRTP-ID must not be used (6.1)")
-    _check_algorithms(message)
+    # HDR of an Error message repeats the PRF func of the failed message, which may be what was refused
+    if kind != D.ERROR or message.find(V) is not None:
+        _check_algorithms(message)
 
 
 _STRENGTH: dict[int, int] = {
@@ -120,7 +127,9 @@ def _check_algorithms(message: Message) -> None:
     """NULL is refused (A-15), unknown is refused by its error number, and suites are not mixed (12.1)."""
     suite = _STRENGTH.get(message.hdr.prf)
     if suite is None:
-        raise ProtocolError(f"{message.name}: PRF func {message.hdr.prf} is not supported", ErrorNo.INVALID_PRF)
+        raise ProtocolError(
+            f"{message.name}: PRF func {message.hdr.prf} is not supported", ErrorNo.INVALID_PRF
+        )
     for payload in message.payloads:
         if isinstance(payload, V):
             strength = _MAC_STRENGTH.get(payload.auth_alg)
@@ -140,7 +149,9 @@ def _check_algorithms(message: Message) -> None:
 def check_kemac(kemac: Kemac, suite: int, where: str) -> None:
     """Raise ProtocolError unless a KEMAC is encrypted by a known algorithm of the suite (128 or 256), without MAC."""
     if kemac.mac_alg != MacAlg.NULL:
-        raise ProtocolError(f"{where}: KEMAC must use NULL authentication, V has the MAC", ErrorNo.INVALID_MAC)
+        raise ProtocolError(
+            f"{where}: KEMAC must use NULL authentication, V has the MAC", ErrorNo.INVALID_MAC
+        )
     strength = _ENCR_STRENGTH.get(kemac.encr_alg)
     if strength is None:
         raise ProtocolError(f"{where}: KEMAC with Encr alg {kemac.encr_alg}", ErrorNo.INVALID_EA)
@@ -196,7 +207,7 @@ TRANSITIONS: dict[tuple[Role, State, str, DataType], State] = {
     (_I, _S.START, SEND, D.REQUEST_INIT_PK): _S.REQUESTED,
     (_I, _S.REQUESTED, RECEIVE, D.REQUEST_RESP): _S.TICKET,
     (_I, _S.REQUESTED, RECEIVE, D.ERROR): _S.REFUSED,
-    # Ticket Transfer (4.2.2); a party that has no answer to wait for (F = 0) is established at once
+    # Ticket Transfer (4.2.2)
     (_I, _S.TICKET, SEND, D.TRANSFER_INIT): _S.OFFERED,
     (_I, _S.OFFERED, RECEIVE, D.TRANSFER_RESP): _S.ESTABLISHED,
     (_I, _S.OFFERED, RECEIVE, D.ERROR): _S.REFUSED,
@@ -209,6 +220,7 @@ TRANSITIONS: dict[tuple[Role, State, str, DataType], State] = {
     (_R, _S.RESOLVING, RECEIVE, D.ERROR): _S.REFUSED,
     (_R, _S.RESOLVED, SEND, D.TRANSFER_RESP): _S.ESTABLISHED,
     (_R, _S.RESOLVED, SEND, D.ERROR): _S.REFUSED,
+    (_R, _S.REFUSED, SEND, D.ERROR): _S.REFUSED,  # the KMS refused: the Initiator is told
     # CSB update, by either side (5.2)
     (_I, _S.ESTABLISHED, SEND, D.TRANSFER_INIT): _S.UPDATING,
     (_R, _S.ESTABLISHED, SEND, D.TRANSFER_INIT): _S.UPDATING,
@@ -225,9 +237,23 @@ TRANSITIONS: dict[tuple[Role, State, str, DataType], State] = {
 }
 """(role, state, direction, message) -> next state. What is not listed is not allowed."""
 
+SETTLEMENTS: frozenset[tuple[Role, State, State]] = frozenset(
+    {
+        (_I, _S.START, _S.TICKET),  # the ticket is at hand: reused (5.3), or made by the Initiator
+        (_I, _S.OFFERED, _S.ESTABLISHED),  # F = 0: no TRANSFER_RESP
+        (_R, _S.RECEIVED, _S.RESOLVED),  # the Responder resolves the ticket itself, or has resolved it before
+        (_R, _S.RESOLVED, _S.ESTABLISHED),  # F = 0
+        (_I, _S.UPDATING, _S.ESTABLISHED),  # V = 0: no TRANSFER_RESP in the CSB update
+        (_R, _S.UPDATING, _S.ESTABLISHED),
+        (_I, _S.UPDATED, _S.ESTABLISHED),
+        (_R, _S.UPDATED, _S.ESTABLISHED),
+    }
+)
+"""Steps that need no message: (role, state, next state)."""
+
 
 class Progress:
-    """Where one party is with one bundle; moves only along TRANSITIONS."""
+    """Where one party is with one bundle; moves only along TRANSITIONS and SETTLEMENTS."""
 
     def __init__(self, role: Role, state: State = State.START) -> None:
         self.role = role
@@ -244,9 +270,14 @@ class Progress:
         return following
 
     def move(self, direction: str, data_type: DataType) -> None:
-        """Check and take the transition. A received message must be authenticated before this is called."""
+        """Check and take the transition. Raises ProtocolError.
+
+        Call it once a received message is authenticated; a TRANSFER_INIT, once it is found acceptable (4.2.2.2).
+        """
         self.state = self.check(direction, data_type)
 
     def settle(self, state: State) -> None:
-        """Go to a state that needs no message: a mode without the exchange, or a bundle without a response."""
+        """Take a step of SETTLEMENTS. Raises ProtocolError if it is none."""
+        if (self.role, self.state, state) not in SETTLEMENTS:
+            raise ProtocolError(f"{self.role.value} cannot go from '{self.state.value}' to '{state.value}'")
         self.state = state

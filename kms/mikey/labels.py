@@ -10,6 +10,7 @@ from typing import Literal
 
 from kms.mikey.errors import EncodeError
 from kms.mikey.registry import EncrAlg, MacAlg, PrfFunc, TsType
+from kms.mikey.wire import block8, block16, u8, u16, u32
 
 # -- the RFC's PRF ---------------------------------------------------------------------------------------------------
 
@@ -54,67 +55,46 @@ RESPONSE: Literal[2] = 2
 
 
 def message_key(constant: MessageKey, csb_id: int, direction: int, randr_i: bytes, randr_r: bytes) -> bytes:
-    """Label of 5.1.2: keys that protect a message, from an envelope key, PSK or MPK. An omitted RAND is empty."""
-    return b"".join(
-        (
-            constant.to_bytes(4, "big"),
-            b"\xff",
-            csb_id.to_bytes(4, "big"),
-            bytes((direction,)),
-            _rand(randr_i),
-            _rand(randr_r),
-        )
-    )
+    """Label of 5.1.2: keys that protect a message, from an envelope key, PSK or MPK. An omitted RAND is empty.
+
+    Raises EncodeError for a `direction` other than INITIAL and RESPONSE, or a RAND over 255 bytes.
+    """
+    if direction not in (INITIAL, RESPONSE):
+        raise EncodeError(f"label: the direction {direction} is neither {INITIAL} nor {RESPONSE}")
+    rands = block8(randr_i, "RANDRi") + block8(randr_r, "RANDRr")
+    return _label(constant, b"\xff", u32(csb_id, "CSB ID"), direction, rands)
 
 
 def session_key(constant: SessionKey, cs_id: int, randr_i: bytes, randr_r: bytes) -> bytes:
-    """Label of 5.1.3: keys of a crypto session, from a TGK or GTGK. An unused RAND is empty."""
-    return b"".join(
-        (
-            constant.to_bytes(4, "big"),
-            bytes((cs_id,)),
-            _NO_CSB_ID,
-            b"\x03",
-            _rand(randr_i),
-            _rand(randr_r),
-        )
-    )
+    """Label of 5.1.3: keys of a crypto session, from a TGK or GTGK. An unused RAND is empty. Raises EncodeError."""
+    rands = block8(randr_i, "RANDRi") + block8(randr_r, "RANDRr")
+    return _label(constant, u8(cs_id, "CS ID"), _NO_CSB_ID, 3, rands)
 
 
 def forked_key(constant: ForkedKey, id_data: bytes, randr_kms: bytes) -> bytes:
-    """Label of 5.1.1: MPKr' and TGK', from the modifier (ID Data of IDRr, RANDRkms)."""
-    return b"".join(
-        (
-            constant.to_bytes(4, "big"),
-            b"\xff",
-            _NO_CSB_ID,
-            b"\x00",
-            len(id_data).to_bytes(2, "big"),
-            id_data,
-            _rand(randr_kms),
-        )
+    """Label of 5.1.1: MPKr' and TGK', from the modifier (ID Data of IDRr, RANDRkms). Raises EncodeError."""
+    return _label(
+        constant, b"\xff", _NO_CSB_ID, 0, block16(id_data, "ID Data") + block8(randr_kms, "RANDRkms")
     )
 
 
 def vr_key() -> bytes:
     """Label of 6.10: the auth_key of Vr, from MPKr."""
-    return MessageKey.AUTH.to_bytes(4, "big") + b"\xff" + _NO_CSB_ID + b"\x04"
+    return _label(MessageKey.AUTH, b"\xff", _NO_CSB_ID, 4, b"")
 
 
 def tpk_key(constant: MessageKey, rand: bytes) -> bytes:
-    """Label of A.2.1: keys that protect a base ticket, from its TPK."""
-    return constant.to_bytes(4, "big") + b"\xff" + _NO_CSB_ID + b"\x05" + _rand(rand)
+    """Label of A.2.1: keys that protect a base ticket, from its TPK. Raises EncodeError."""
+    return _label(constant, b"\xff", _NO_CSB_ID, 5, block8(rand, "RAND"))
 
 
 def mpk_key(constant: ProtectionKey, rand: bytes) -> bytes:
-    """Label of A.2.2: MPKi and MPKr, from the MPK of a base ticket."""
-    return constant.to_bytes(4, "big") + b"\xff" + _NO_CSB_ID + b"\x06" + _rand(rand)
+    """Label of A.2.2: MPKi and MPKr, from the MPK of a base ticket. Raises EncodeError."""
+    return _label(constant, b"\xff", _NO_CSB_ID, 6, block8(rand, "RAND"))
 
 
-def _rand(rand: bytes) -> bytes:
-    if len(rand) > 255:
-        raise EncodeError(f"RAND: {len(rand)} bytes do not fit in 255")
-    return bytes((len(rand),)) + rand
+def _label(constant: IntEnum, cs_id: bytes, csb_id: bytes, purpose: int, inputs: bytes) -> bytes:
+    return u32(constant, "constant") + cs_id + csb_id + bytes((purpose,)) + inputs
 
 
 # -- this KMS's own derivation ---------------------------------------------------------------------------------------
@@ -122,7 +102,7 @@ def _rand(rand: bytes) -> bytes:
 
 def user_branch(identity: bytes, version: int, prf: PrfFunc) -> bytes:
     """From the PSK master: everything of one subscriber, one enrolment, one suite."""
-    return _own("user", identity, version.to_bytes(4, "big"), bytes((prf,)))
+    return _own("user", identity, u32(version, "version"), bytes((prf,)))
 
 
 def psk() -> bytes:
@@ -152,12 +132,12 @@ def ticket_mpkr() -> bytes:
 
 def ticket_session_key(index: int) -> bytes:
     """From a ticket branch: the session key with this index, from 0, in the order of THDR."""
-    return _own("session key", index.to_bytes(2, "big"))
+    return _own("session key", u16(index, "index"))
 
 
 def ticket_session_salt(index: int) -> bytes:
     """From a ticket branch: the salt of the session key with this index."""
-    return _own("session salt", index.to_bytes(2, "big"))
+    return _own("session salt", u16(index, "index"))
 
 
 def base_ticket_tpk() -> bytes:
@@ -190,6 +170,8 @@ SALT_KEY_LENGTHS = {EncrAlg.AES_CM_128: 14, EncrAlg.AES_KW_128: 8, EncrAlg.AES_C
 
 def kemac_iv(alg: EncrAlg, salt_key: bytes, csb_id: int, ts_type: TsType, ts_value: bytes) -> bytes:
     """The IV of a KEMAC (RFC 3830 4.2.3): 16 bytes for AES-CM, the 8-byte salt for AES key wrap.
+
+    `salt_key` has the algorithm's length in SALT_KEY_LENGTHS, `ts_value` the bytes of T's TS Value.
 
     The timestamp is the one of the message that carries the KEMAC (A-01); a COUNTER is padded with leading zeros
     (A-02), an NTP-UTC-32 with trailing ones (RFC 6043 6.3). The CSB ID of a base ticket is 0xFFFFFFFF (A.1).

@@ -7,14 +7,14 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from kms.mikey.errors import DecodeError, ProtocolError
+from kms.mikey.errors import DecodeError, EncodeError, ProtocolError
 from kms.mikey.payloads.base import Payload, read_payload, write_chain
 from kms.mikey.payloads.basic import MAC_LENGTHS, Err, Idr, Randr, V
 from kms.mikey.payloads.header import Hdr
 from kms.mikey.payloads.public_key import Sign
 from kms.mikey.payloads.ticket import Ticket
 from kms.mikey.registry import DataType, MacAlg, PayloadType
-from kms.mikey.wire import Reader
+from kms.mikey.wire import Reader, exact
 
 MAX_MESSAGE_LENGTH = 65536
 """Longest message that is decoded, in bytes. A local limit: MIKEY itself sets none."""
@@ -24,7 +24,7 @@ P = TypeVar("P", bound=Payload)
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """A MIKEY message. `raw` are its bytes; `_ends` the offset behind each payload."""
+    """A MIKEY message with at least one payload. `raw` are its bytes; `_ends` the offset behind each payload."""
 
     hdr: Hdr
     payloads: tuple[Payload, ...]
@@ -35,28 +35,35 @@ class Message:
     def decode(cls, raw: bytes) -> "Message":
         """Decode one message that fills `raw` exactly. Raises DecodeError."""
         if len(raw) > MAX_MESSAGE_LENGTH:
-            raise DecodeError("message", 0, f"{len(raw)} bytes are more than the limit of {MAX_MESSAGE_LENGTH}")
+            raise DecodeError(
+                "message", 0, f"{len(raw)} bytes are more than the limit of {MAX_MESSAGE_LENGTH}"
+            )
         r = Reader(raw, "message")
         number, hdr = Hdr.read(r)
+        if number == PayloadType.LAST:
+            raise DecodeError("HDR", 2, "Next Payload is 0, but a payload must follow HDR")
+        r.where = "message"
         payloads, ends = [], []
         while number != PayloadType.LAST:
-            r.where = "message"
             number, payload = read_payload(r, number)
             payloads.append(payload)
             ends.append(r.offset)
-        r.where = "message"
         r.finish()
         return cls(hdr, tuple(payloads), raw, tuple(ends))
 
     @classmethod
     def build(cls, hdr: Hdr, payloads: Iterable[Payload]) -> "Message":
-        """Encode a message. Raises EncodeError."""
+        """Encode a message. Raises EncodeError, also for a message that is longer than MAX_MESSAGE_LENGTH."""
         items = tuple(payloads)
-        head = hdr.encode(items[0].TYPE if items else PayloadType.LAST)
+        if not items:
+            raise EncodeError("message: a payload must follow HDR")
+        head = hdr.encode(items[0].TYPE)
         ends, offset = [], len(head)
         for payload in items:
             offset += payload.HAS_NEXT + len(payload.body())
             ends.append(offset)
+        if offset > MAX_MESSAGE_LENGTH:
+            raise EncodeError(f"message: {offset} bytes are more than the limit of {MAX_MESSAGE_LENGTH}")
         return cls(hdr, items, head + write_chain(items), tuple(ends))
 
     # -- finding payloads ----------------------------------------------------------------------------------------
@@ -99,7 +106,7 @@ class Message:
     @property
     def v(self) -> V:
         """The V payload that ends the message. Raises ProtocolError if it does not."""
-        last = self.payloads[-1] if self.payloads else None
+        last = self.payloads[-1]
         if not isinstance(last, V):
             raise ProtocolError(f"{self.name}: a V payload must come last")
         return last
@@ -109,8 +116,9 @@ class Message:
 
         For an initial message `suffixes` are the two identities (ID Data, A-03), for a response the initial message
         with its MAC, for an Error message nothing. A TRANSFER_INIT leaves out Initiator Data and its length.
+        Raises ProtocolError if neither V nor SIGN comes last.
         """
-        last = self.payloads[-1] if self.payloads else None
+        last = self.payloads[-1]
         if isinstance(last, V):
             tail = len(last.mac)
         elif isinstance(last, Sign):
@@ -119,15 +127,15 @@ class Message:
             raise ProtocolError(f"{self.name}: a V or SIGN payload must come last")
         covered = self.raw[: len(self.raw) - tail]
         if self.hdr.data_type == DataType.TRANSFER_INIT:
-            for payload, end in zip(self.payloads, self._ends, strict=True):
+            for payload, end in reversed(tuple(zip(self.payloads, self._ends, strict=True))):
                 if isinstance(payload, Ticket):
                     start = end - len(payload.initiator_data) - 2
                     covered = covered[:start] + covered[end:]
         return b"".join((covered, *suffixes))
 
     def with_mac(self, mac: bytes) -> "Message":
-        """This message with the MAC of its last payload, V, filled in."""
-        v = V(self.v.auth_alg, mac)
+        """This message with the MAC of its last payload, V, filled in. Raises EncodeError for another length."""
+        v = V(self.v.auth_alg, exact(mac, len(self.v.mac), "Ver data"))
         raw = self.raw[: len(self.raw) - len(self.v.mac)] + mac
         return Message(self.hdr, (*self.payloads[:-1], v), raw, self._ends)
 

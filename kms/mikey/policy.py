@@ -29,6 +29,7 @@ def tp_data(
     """TP Data in the order of 6.10. Identities are URIs; `start` and `end` Unix seconds, `rekeying` seconds.
 
     `keys` are the requested keys: their bytes are replaced by zeros of the same length (AMBIGUITIES A-30).
+    Raises EncodeError for a time that no timestamp can carry.
     """
     items: list[Payload] = [
         Idr(IdRole.KMS, IdType.URI, kms),
@@ -99,7 +100,9 @@ def requested_keys(policy: TicketPolicy) -> tuple[KeyData, ...] | None:
         raise ProtocolError("TP Data: more than one KEMAC", ErrorNo.INVALID_TPPAR)
     kemac = kemacs[0]
     if kemac.encr_alg != EncrAlg.NULL or kemac.mac_alg != MacAlg.NULL:
-        raise ProtocolError("KEMAC in TP must use NULL encryption and NULL authentication", ErrorNo.INVALID_TPPAR)
+        raise ProtocolError(
+            "KEMAC in TP must use NULL encryption and NULL authentication", ErrorNo.INVALID_TPPAR
+        )
     keys = KeyData.read_all(kemac.encr_data, "TP > TP Data > KEMAC")
     if any(k.key_type == KeyType.MPK for k in keys):
         raise ProtocolError("an MPK cannot be requested", ErrorNo.INVALID_TPPAR)
@@ -114,23 +117,27 @@ _DEPENDENCIES: tuple[tuple[str, Flags, bool, Flags], ...] = (
     ("G implies F", Flags.G, True, Flags.F),
     ("NOT G implies H", Flags.G, False, Flags.H),
     ("I implies E", Flags.I, True, Flags.E),
-    ("K implies D", Flags.K, True, Flags.D),
     ("M implies F", Flags.M, True, Flags.F),
 )
 
 
 def check(policy: TicketPolicy) -> None:
-    """Raise ProtocolError (Invalid TPpar) unless a policy keeps the rules that anybody can check (6.10)."""
+    """Raise ProtocolError (Invalid TPpar) unless a policy keeps the rules that anybody can check (6.10).
+
+    The K flag of a desired policy is ignored.
+    """
     for rule, condition, value, consequence in _DEPENDENCIES:
         if bool(policy.flags & condition) is value and not policy.flags & consequence:
-            raise ProtocolError(f"Ticket Policy flags {policy.flags.letters}: {rule}", ErrorNo.INVALID_TPPAR)
+            raise _broken(policy, rule)
     if not responders(policy):
         raise ProtocolError("Ticket Policy without a responder (IDRr)", ErrorNo.INVALID_TPPAR)
     if policy.prf not in (PrfFunc.MIKEY_1, PrfFunc.PRF_HMAC_SHA_256):
         raise ProtocolError(f"Ticket Policy: PRF {policy.prf} is not supported", ErrorNo.INVALID_TPPAR)
     for role in (IdRole.KMS, IdRole.INITIATOR):
         if sum(isinstance(p, Idr) and p.role == role for p in policy.tp_data) > 1:
-            raise ProtocolError(f"Ticket Policy: more than one IDR of role {role.name}", ErrorNo.INVALID_TPPAR)
+            raise ProtocolError(
+                f"Ticket Policy: more than one IDR of role {role.name}", ErrorNo.INVALID_TPPAR
+            )
     roles = [p.role for p in policy.tp_data if isinstance(p, Tr)]
     if len(roles) != len(set(roles)):
         raise ProtocolError("Ticket Policy: a TR role appears twice", ErrorNo.INVALID_TPPAR)
@@ -139,23 +146,35 @@ def check(policy: TicketPolicy) -> None:
 
 
 def check_granted(policy: TicketPolicy) -> None:
-    """As `check`, for the policy in a TICKET: the desired keys must be gone (6.10)."""
+    """As `check`, for the policy in a TICKET: also K implies D, and the desired keys must be gone (6.10)."""
     check(policy)
+    if policy.flags & Flags.K and not policy.flags & Flags.D:
+        raise _broken(policy, "K implies D")
     if any(isinstance(p, Kemac) for p in policy.tp_data):
         raise ProtocolError("KEMAC must not be present in the granted Ticket Policy", ErrorNo.INVALID_TPPAR)
+
+
+def _broken(policy: TicketPolicy, rule: str) -> ProtocolError:
+    return ProtocolError(
+        f"Ticket Policy: the flags {policy.flags.letters} break the rule {rule}", ErrorNo.INVALID_TPPAR
+    )
 
 
 def check_initiator_data(policy: TicketPolicy, initiator_data: bytes) -> None:
     """Raise ProtocolError (Invalid TICKET) unless Initiator Data is there if and only if the I flag is set (6.10)."""
     if bool(policy.flags & Flags.I) != bool(initiator_data):
-        raise ProtocolError("Initiator Data must be present if and only if the I flag is set", ErrorNo.INVALID_TICKET)
+        raise ProtocolError(
+            "Initiator Data must be present if and only if the I flag is set", ErrorNo.INVALID_TICKET
+        )
 
 
 def check_valid_at(policy: TicketPolicy, now: float) -> None:
     """Raise ProtocolError (Invalid TICKET) unless `now` is within TRs and TRe, bounds included (A-33)."""
     start, end = validity(policy)
     if start is not None and now < start:
-        raise ProtocolError(f"the ticket is not valid for another {start - now:.0f} s", ErrorNo.INVALID_TICKET)
+        raise ProtocolError(
+            f"the ticket is not valid for another {start - now:.0f} s", ErrorNo.INVALID_TICKET
+        )
     if end is not None and now > end:
         raise ProtocolError(f"the ticket expired {now - end:.0f} s ago", ErrorNo.INVALID_TICKET)
 
@@ -173,7 +192,9 @@ def check_session_keys(policy: TicketPolicy, keys: Iterable[KeyData]) -> None:
             raise ProtocolError("F must be set when I is and a TGK is in the ticket", ErrorNo.INVALID_TPPAR)
 
 
-def check_spis(keys: Iterable[KeyData], *, required: bool = True, error_no: ErrorNo = ErrorNo.UNSPECIFIED) -> None:
+def check_spis(
+    keys: Iterable[KeyData], *, required: bool = True, error_no: ErrorNo = ErrorNo.UNSPECIFIED
+) -> None:
     """Raise ProtocolError unless the session keys have SPIs (6.2.1) and no two the same (A-29)."""
     seen: set[bytes] = set()
     for key in keys:
@@ -201,7 +222,9 @@ def check_answer(desired: TicketPolicy, granted: TicketPolicy, keys: Iterable[Ke
         granted.prf,
     )
     if not same_type or wanted != granted.tp_data or desired.flags & ~Flags.K != granted.flags:
-        raise ProtocolError("the granted Ticket Policy is not the desired one but K is 0", ErrorNo.INVALID_TPPAR)
+        raise ProtocolError(
+            "the granted Ticket Policy is not the desired one but K is 0", ErrorNo.INVALID_TPPAR
+        )
     requested = requested_keys(desired)
     if requested is not None:
         want = [(k.key_type, len(k.key), len(k.salt)) for k in requested]

@@ -5,26 +5,34 @@ import binascii
 
 from kms.mikey.errors import DecodeError
 
-_PREFIX = "key-mgmt:"
+_ATTRIBUTE = "a=key-mgmt:"
 
 
 def key_mgmt_line(message: bytes) -> str:
     """The SDP attribute line, without line end, that carries a MIKEY message."""
-    return f"a={_PREFIX}mikey {base64.b64encode(message).decode()}"
+    return f"{_ATTRIBUTE}mikey {base64.b64encode(message).decode()}"
 
 
 def parse_key_mgmt_line(line: str) -> bytes:
-    """The MIKEY message of one `a=key-mgmt:mikey` line. Raises DecodeError."""
-    text = line.strip().removeprefix("a=")
-    if not text.startswith(_PREFIX):
-        raise DecodeError("SDP", 0, "not an a=key-mgmt line")
-    protocol, _, data = text.removeprefix(_PREFIX).strip().partition(" ")
+    """The MIKEY message of one `a=key-mgmt:mikey` line.
+
+    Raises DecodeError, whose offset counts the characters of the line.
+    """
+    protocol, data = _split(line)
     if protocol != "mikey":
-        raise DecodeError("SDP", 0, "the key management protocol is not mikey")
+        raise DecodeError("SDP", len(_ATTRIBUTE), f"the key management protocol is {protocol!r}, not 'mikey'")
     try:
-        return base64.b64decode(data.strip().strip('"'), validate=True)
+        return base64.b64decode(data, validate=True)
     except (binascii.Error, ValueError):
-        raise DecodeError("SDP", 0, "key-mgmt data is not base64") from None
+        raise DecodeError("SDP", line.rindex(data), "the key-mgmt data is not base64") from None
+
+
+def _split(line: str) -> tuple[str, str]:
+    """prtcl-id and keymgmt-data of an attribute line; one space may precede prtcl-id (RFC 4567 3.1)."""
+    if not line.startswith(_ATTRIBUTE):
+        raise DecodeError("SDP", 0, f"not an {_ATTRIBUTE} line")
+    protocol, _, data = line.removeprefix(_ATTRIBUTE).removeprefix(" ").partition(" ")
+    return protocol, data.strip()
 
 
 def messages(sdp: str) -> list[bytes]:
@@ -32,9 +40,9 @@ def messages(sdp: str) -> list[bytes]:
 
     Lines of other key management protocols are passed over. Raises DecodeError for a broken mikey line.
     """
-    found = []
-    for line in sdp.splitlines():
-        text = line.strip()
-        if text.startswith(f"a={_PREFIX}") and text.removeprefix(f"a={_PREFIX}").split(" ", 1)[0] == "mikey":
-            found.append(parse_key_mgmt_line(text))
-    return found
+    lines = (line.strip() for line in sdp.splitlines())
+    return [
+        parse_key_mgmt_line(line)
+        for line in lines
+        if line.startswith(_ATTRIBUTE) and _split(line)[0] == "mikey"
+    ]

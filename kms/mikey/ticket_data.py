@@ -1,7 +1,8 @@
 """Ticket Data: of the MIKEY base ticket (RFC 6043 A.1) and of the derived ticket (docs/ticket-type.md).
 
 Both are THDR and a chain of payloads that ends with V, whose MAC covers the whole TICKET payload but its Next Payload,
-Initiator Data and the MAC itself (AMBIGUITIES A-23).
+Initiator Data and the MAC itself (AMBIGUITIES A-23). THDR (A.3) has no payload number, since it only ever stands first.
+Offsets in errors count from the start of Ticket Data, or of THDR Data.
 """
 
 from collections.abc import Iterable
@@ -23,29 +24,34 @@ DERIVED_TICKET = (TicketType.DERIVED, 1, 1)
 
 @dataclass(frozen=True, slots=True)
 class TicketData:
-    """Decoded Ticket Data. Payloads that a ticket type does not expect are ignored, but covered by its MAC."""
+    """Decoded Ticket Data, its last payload V. Payloads that no ticket type expects are covered by the MAC too."""
 
     thdr_data: bytes
     payloads: tuple[Payload, ...]
 
     @classmethod
     def decode(cls, data: bytes) -> "TicketData":
-        """Decode. Raises DecodeError; ProtocolError if T, RAND or V is missing or doubled."""
+        """Decode. Raises DecodeError if the bytes are malformed or V is not last.
+
+        Raises ProtocolError (Invalid TICKET) unless T, RAND and V are there once, KEMAC and IDRpsk at most once.
+        """
         r = Reader(data, "Ticket Data")
-        following = r.u8("THDR Next Payload")
-        thdr_data = r.block16("THDR Data")
-        decoded = cls(thdr_data, read_chain(r, following))
-        if not isinstance(decoded.payloads[-1] if decoded.payloads else None, V):
-            raise DecodeError("Ticket Data", r.offset, "V must come last")
-        for kind in (T, Rand, V):
-            if sum(isinstance(p, kind) for p in decoded.payloads) != 1:
-                raise ProtocolError(f"Ticket Data: exactly one {kind.NAME} is expected", ErrorNo.INVALID_TICKET)
-        return decoded
+        following, thdr_data = read_thdr(r)
+        payloads = read_chain(r, following)
+        if not payloads or not isinstance(payloads[-1], V):
+            raise r.fail("V must come last", ErrorNo.INVALID_TICKET)
+        for kind, least in ((T, 1), (Rand, 1), (V, 1), (Kemac, 0)):
+            count = sum(isinstance(p, kind) for p in payloads)
+            if not least <= count <= 1:
+                raise ProtocolError(f"Ticket Data: {kind.NAME} appears {count} times", ErrorNo.INVALID_TICKET)
+        if sum(isinstance(p, Idr) and p.role == IdRole.PSK for p in payloads) > 1:
+            raise ProtocolError("Ticket Data: IDRpsk appears more than once", ErrorNo.INVALID_TICKET)
+        return cls(thdr_data, payloads)
 
     def encode(self) -> bytes:
-        """Encode."""
-        head = u8(self.payloads[0].TYPE if self.payloads else PayloadType.LAST, "THDR Next Payload")
-        return head + block16(self.thdr_data, "THDR Data") + write_chain(self.payloads)
+        """Encode. Raises EncodeError."""
+        following = self.payloads[0].TYPE if self.payloads else PayloadType.LAST
+        return bytes((following,)) + block16(self.thdr_data, "THDR Data") + write_chain(self.payloads)
 
     @property
     def t(self) -> T:
@@ -60,9 +66,7 @@ class TicketData:
     @property
     def v(self) -> V:
         """The V payload with the ticket's MAC."""
-        last = self.payloads[-1]
-        assert isinstance(last, V)
-        return last
+        return next(p for p in self.payloads if isinstance(p, V))
 
     @property
     def psk_id(self) -> bytes | None:
@@ -76,6 +80,14 @@ class TicketData:
         if kemac is None:
             raise ProtocolError("Ticket Data: KEMAC is missing", ErrorNo.INVALID_TICKET)
         return kemac
+
+
+def read_thdr(r: Reader) -> tuple[int, bytes]:
+    """Decode THDR, the start of Ticket Data, at the cursor: its Next Payload and its THDR Data. Raises DecodeError."""
+    r.where = "Ticket Data > THDR"
+    following, thdr_data = r.u8("Next Payload"), r.block16("THDR Data")
+    r.where = "Ticket Data"
+    return following, thdr_data
 
 
 def mac_coverage(ticket: Ticket, data: TicketData) -> bytes:
@@ -98,7 +110,10 @@ class KeyEntry:
 
 
 def write_key_list(entries: Iterable[KeyEntry]) -> bytes:
-    """THDR Data of a derived ticket: a count, then type, key length, salt length and SPI of each key, the MPK first."""
+    """THDR Data of a derived ticket: a count, then type, key length, salt length and SPI of each key, the MPK first.
+
+    Raises EncodeError for a length over 255 bytes.
+    """
     items = tuple(entries)
     parts = [u8(len(items), "count")]
     for entry in items:
@@ -120,11 +135,17 @@ def read_key_list(thdr_data: bytes) -> tuple[KeyEntry, ...]:
         try:
             key_type = KeyType(number)
         except ValueError:
-            raise r.fail(f"key type {number} is unknown", ErrorNo.INVALID_TICKET) from None
+            raise r.unknown("type", number, ErrorNo.INVALID_TICKET) from None
         entries.append(KeyEntry(key_type, r.u8("key length"), r.u8("salt length"), r.block8("SPI")))
     r.finish()
-    if not entries or entries[0].key_type != KeyType.MPK or any(e.key_type == KeyType.MPK for e in entries[1:]):
-        raise r.fail("exactly one MPK, the first key, is expected", ErrorNo.INVALID_TICKET)
+    if (
+        not entries
+        or entries[0].key_type != KeyType.MPK
+        or any(e.key_type == KeyType.MPK for e in entries[1:])
+    ):
+        raise DecodeError(
+            "THDR Data", 0, "exactly one MPK, the first key, is expected", ErrorNo.INVALID_TICKET
+        )
     return tuple(entries)
 
 

@@ -3,14 +3,18 @@
 from kms.mikey.errors import DecodeError, EncodeError
 from kms.mikey.registry import ErrorNo
 
+MAX_DEPTH = 8
+"""How many blocks may stand in one another. TP Data may hold any payload, even a TP: nothing needs more than three."""
+
 
 class Reader:
     """A cursor over a block of bytes that knows the block's name and every field's absolute offset."""
 
-    __slots__ = ("_base", "_data", "_end", "_pos", "where")
+    __slots__ = ("_base", "_data", "_depth", "_end", "_pos", "where")
 
-    def __init__(self, data: bytes, where: str, base: int = 0) -> None:
+    def __init__(self, data: bytes, where: str, base: int = 0, depth: int = 0) -> None:
         """`base` is the offset of `data` in the whole message, so that errors name absolute offsets."""
+        self._depth = depth
         self._data = data
         self._pos = 0
         self._end = len(data)
@@ -61,17 +65,26 @@ class Reader:
         return self.take(self.u16(f"{field} length"), field)
 
     def sub(self, data: bytes, where: str) -> "Reader":
-        """A reader over `data`, the last bytes taken: a block with an end of its own."""
-        return Reader(data, f"{self.where} > {where}", self.offset - len(data))
+        """A reader over `data`, the last bytes taken: a block with an end of its own.
+
+        Raises DecodeError if blocks are nested deeper than MAX_DEPTH.
+        """
+        if self._depth == MAX_DEPTH:
+            raise self.fail(f"{where} is nested more than {MAX_DEPTH} blocks deep")
+        return Reader(data, f"{self.where} > {where}", self.offset - len(data), self._depth + 1)
 
     def finish(self) -> None:
         """Raise unless the block ends here."""
         if self.left:
-            raise DecodeError(self.where, self.offset, f"{self.left} bytes left over")
+            raise self.fail(f"{self.left} bytes left over")
 
     def fail(self, reason: str, error_no: ErrorNo = ErrorNo.UNSPECIFIED) -> DecodeError:
-        """A DecodeError at this place, for the caller to raise."""
+        """A DecodeError at the next byte, for the caller to raise."""
         return DecodeError(self.where, self.offset, reason, error_no)
+
+    def unknown(self, field: str, value: int, error_no: ErrorNo = ErrorNo.UNSPECIFIED) -> DecodeError:
+        """A DecodeError at the octet just read, whose value has no meaning, for the caller to raise."""
+        return DecodeError(self.where, self.offset - 1, f"{field} {value} is unknown", error_no)
 
     def _short(self, field: str, need: int) -> None:
         raise self.fail(f"{field} needs {need} bytes, only {self.left} left")
@@ -100,6 +113,20 @@ def block8(data: bytes, field: str) -> bytes:
 def block16(data: bytes, field: str) -> bytes:
     """`data` behind its 16-bit length."""
     return _uint(len(data), 2, f"{field} length") + data
+
+
+def bits(value: int, width: int, field: str) -> int:
+    """`value`, for a field of `width` bits that shares its octet with others. Raises EncodeError if it is too wide."""
+    if not 0 <= value < 1 << width:
+        raise EncodeError(f"{field}: {value} does not fit in {width} bits")
+    return int(value)
+
+
+def exact(data: bytes, length: int, field: str) -> bytes:
+    """`data`, for a field whose length is given by another. Raises EncodeError if it has a different one."""
+    if len(data) != length:
+        raise EncodeError(f"{field}: {len(data)} bytes where {length} are needed")
+    return data
 
 
 def _uint(value: int, size: int, field: str) -> bytes:

@@ -25,10 +25,9 @@ from kms.mikey.payloads.basic import (
 from kms.mikey.payloads.header import GenericIdSession, Hdr, SrtpIdSession, SrtpSessionData
 from kms.mikey.payloads.keys import Kemac, KeyData, KeyValidity, with_spi
 from kms.mikey.payloads.public_key import Cert, Chash, Dh, Pke, Sign
-from kms.mikey.payloads.ticket import ALL_FLAGS, Flags, InitiatorData, Thdr, Ticket, TicketPolicy, Tp
+from kms.mikey.payloads.ticket import Flags, InitiatorData, Ticket, TicketPolicy, Tp
 
 __all__ = [
-    "ALL_FLAGS",
     "MAC_LENGTHS",
     "Cert",
     "Chash",
@@ -53,7 +52,6 @@ __all__ = [
     "SrtpIdSession",
     "SrtpSessionData",
     "T",
-    "Thdr",
     "Ticket",
     "TicketPolicy",
     "Tp",

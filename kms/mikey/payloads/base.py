@@ -48,7 +48,7 @@ def read_payload(r: Reader, number: int) -> tuple[int, Payload]:
     """
     cls = _CLASSES.get(number)
     if cls is None:
-        raise r.fail(f"payload type {number} is unknown, so its length is too")
+        raise r.fail(f"Next Payload {number} is unknown, so is the length of what starts here")
     block = r.where
     r.where = f"{block} > {cls.NAME}"
     following = r.u8("Next Payload") if cls.HAS_NEXT else PayloadType.LAST
@@ -58,7 +58,10 @@ def read_payload(r: Reader, number: int) -> tuple[int, Payload]:
 
 
 def read_chain(r: Reader, first: int) -> tuple[Payload, ...]:
-    """Decode payloads from type `first` on, up to Next Payload 0, which must be the end of the block."""
+    """Decode payloads from type `first` on, up to Next Payload 0, which must be the end of the block.
+
+    Raises DecodeError.
+    """
     payloads = []
     number = first
     while number != PayloadType.LAST:
@@ -69,24 +72,25 @@ def read_chain(r: Reader, first: int) -> tuple[Payload, ...]:
 
 
 def write_chain(payloads: Iterable[Payload]) -> bytes:
-    """Encode payloads, each naming the next, the last naming 0."""
+    """Encode payloads, each naming the next, the last naming 0. Raises EncodeError."""
     items = tuple(payloads)
     parts = []
     for i, payload in enumerate(items):
+        following = items[i + 1].TYPE if i + 1 < len(items) else PayloadType.LAST
         if payload.HAS_NEXT:
-            parts.append(bytes((items[i + 1].TYPE if i + 1 < len(items) else PayloadType.LAST,)))
+            parts.append(bytes((following,)))
+        elif following != PayloadType.LAST:
+            raise EncodeError(f"{payload.NAME} has no Next Payload, so it must come last")
         parts.append(payload.body())
     return b"".join(parts)
 
 
 def read_block(r: Reader) -> tuple[Payload, ...]:
-    """Decode a block that starts with a First Payload octet (TP Data, Initiator Data)."""
+    """Decode a block that starts with a First Payload octet (TP Data, Initiator Data). Raises DecodeError."""
     return read_chain(r, r.u8("First Payload"))
 
 
 def write_block(payloads: Iterable[Payload]) -> bytes:
-    """Encode a block that starts with a First Payload octet."""
+    """Encode a block that starts with a First Payload octet, 0 if nothing follows it (AMBIGUITIES A-24)."""
     items = tuple(payloads)
-    if not items:
-        raise EncodeError("a block with a First Payload octet needs a payload")
-    return bytes((items[0].TYPE,)) + write_chain(items)
+    return bytes((items[0].TYPE if items else PayloadType.LAST,)) + write_chain(items)

@@ -4,10 +4,11 @@ from dataclasses import dataclass
 
 from kms.mikey.payloads.base import Payload, register
 from kms.mikey.registry import ErrorNo, MacAlg, PayloadType, TsType
-from kms.mikey.wire import Reader, block8, block16, u8, u16
+from kms.mikey.wire import Reader, block8, block16, exact, u8, u16
 
 _TS_LENGTHS = {TsType.NTP_UTC: 8, TsType.NTP: 8, TsType.COUNTER: 4, TsType.NTP_UTC_32: 4}
 MAC_LENGTHS = {MacAlg.NULL: 0, MacAlg.HMAC_SHA_1_160: 20, MacAlg.HMAC_SHA_256_256: 32}
+"""Bytes of a MAC (RFC 3830 tables 6.2.b and 6.9, RFC 6043 table 6.6)."""
 
 
 def _read_timestamp(r: Reader) -> tuple[TsType, bytes]:
@@ -15,8 +16,12 @@ def _read_timestamp(r: Reader) -> tuple[TsType, bytes]:
     try:
         ts_type = TsType(number)
     except ValueError:
-        raise r.fail(f"TS Type {number} is unknown", ErrorNo.INVALID_TS) from None
+        raise r.unknown("TS Type", number, ErrorNo.INVALID_TS) from None
     return ts_type, r.take(_TS_LENGTHS[ts_type], "TS Value")
+
+
+def _write_timestamp(ts_type: TsType, value: bytes) -> bytes:
+    return bytes((ts_type,)) + exact(value, _TS_LENGTHS[ts_type], "TS Value")
 
 
 def read_mac_alg(r: Reader, field: str) -> MacAlg:
@@ -25,7 +30,7 @@ def read_mac_alg(r: Reader, field: str) -> MacAlg:
     try:
         return MacAlg(number)
     except ValueError:
-        raise r.fail(f"{field} {number} is unknown", ErrorNo.INVALID_MAC) from None
+        raise r.unknown(field, number, ErrorNo.INVALID_MAC) from None
 
 
 @register
@@ -44,7 +49,7 @@ class T(Payload):
         return cls(*_read_timestamp(r))
 
     def body(self) -> bytes:
-        return bytes((self.ts_type,)) + self.value
+        return _write_timestamp(self.ts_type, self.value)
 
 
 @register
@@ -64,7 +69,7 @@ class Tr(Payload):
         return cls(r.u8("TS Role"), *_read_timestamp(r))
 
     def body(self) -> bytes:
-        return bytes((self.role, self.ts_type)) + self.value
+        return u8(self.role, "TS Role") + _write_timestamp(self.ts_type, self.value)
 
 
 @register
@@ -123,7 +128,7 @@ class V(Payload):
         return cls(alg, r.take(MAC_LENGTHS[alg], "Ver data"))
 
     def body(self) -> bytes:
-        return bytes((self.auth_alg,)) + self.mac
+        return bytes((self.auth_alg,)) + exact(self.mac, MAC_LENGTHS[self.auth_alg], "Ver data")
 
 
 @register
@@ -150,7 +155,11 @@ class Sp(Payload):
 
     def body(self) -> bytes:
         params = b"".join(u8(t, "type") + block8(value, "value") for t, value in self.params)
-        return u8(self.policy_no, "Policy no") + u8(self.prot_type, "Prot type") + block16(params, "Policy param")
+        return (
+            u8(self.policy_no, "Policy no")
+            + u8(self.prot_type, "Prot type")
+            + block16(params, "Policy param")
+        )
 
 
 @register

@@ -2,10 +2,12 @@
 
 from dataclasses import dataclass
 
+from kms.mikey.errors import EncodeError
 from kms.mikey.registry import DataType, ErrorNo, MapType, ProtType
-from kms.mikey.wire import Reader, block8, block16, u8, u32
+from kms.mikey.wire import Reader, bits, block8, block16, u8, u16, u32
 
 VERSION = 1
+"""The version of MIKEY (RFC 3830 6.1)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,8 +60,8 @@ class GenericIdSession:
             (
                 u8(self.cs_id, "CS ID"),
                 u8(self.prot_type, "Prot type"),
-                u8(self.s << 7 | len(self.policies), "S and #P"),
-                bytes(self.policies),
+                bytes((self.s << 7 | bits(len(self.policies), 7, "#P"),)),
+                *(u8(number, "Policy_no") for number in self.policies),
                 block16(self.session_data, "Session Data"),
                 block8(self.spi, "SPI"),
             )
@@ -78,23 +80,26 @@ class SrtpSessionData:
     def of(cls, session: GenericIdSession) -> "SrtpSessionData":
         """Decode the Session Data of `session`. Raises DecodeError unless its length agrees with the S flag."""
         r = Reader(session.session_data, f"HDR > CS {session.cs_id} > Session Data")
-        if session.s:
-            data = cls(r.u32("SSRC"), r.u32("ROC"), int.from_bytes(r.take(2, "SEQ"), "big"))
-        else:
-            data = cls(r.u32("SSRC"))
+        ssrc = r.u32("SSRC")
+        data = cls(ssrc, r.u32("ROC"), r.u16("SEQ")) if session.s else cls(ssrc)
         r.finish()
         return data
 
     def body(self) -> bytes:
-        """Encode; ROC and SEQ only together."""
-        if self.roc is None or self.seq is None:
+        """Encode. Raises EncodeError unless ROC and SEQ are both there or both None."""
+        if self.roc is None and self.seq is None:
             return u32(self.ssrc, "SSRC")
-        return u32(self.ssrc, "SSRC") + u32(self.roc, "ROC") + self.seq.to_bytes(2, "big")
+        if self.roc is None or self.seq is None:
+            raise EncodeError("Session Data: ROC and SEQ go together")
+        return u32(self.ssrc, "SSRC") + u32(self.roc, "ROC") + u16(self.seq, "SEQ")
 
 
 @dataclass(frozen=True, slots=True)
 class Hdr:
-    """HDR. `v` asks for a response; `prf` is kept as sent, since the MAC covers it and a receiver judges it later."""
+    """HDR. `v` asks for a response; `prf` is kept as sent, since the MAC covers it and a receiver judges it later.
+
+    `n_cs` is #CS where it is not the number of `sessions`: an Empty map may count sessions that are mapped elsewhere.
+    """
 
     NAME = "HDR"
 
@@ -104,7 +109,7 @@ class Hdr:
     v: bool = False
     map_type: MapType = MapType.EMPTY
     sessions: tuple[GenericIdSession, ...] | tuple[SrtpIdSession, ...] = ()
-    n_cs: int | None = None  # None: the number of sessions; an Empty map may count sessions mapped elsewhere
+    n_cs: int | None = None
 
     @property
     def cs_count(self) -> int:
@@ -113,11 +118,11 @@ class Hdr:
 
     @classmethod
     def read(cls, r: Reader) -> tuple[int, "Hdr"]:
-        """Decode HDR at the cursor; returns its Next Payload and itself."""
+        """Decode HDR at the cursor; returns its Next Payload and itself. Raises DecodeError."""
         r.where = "HDR"
         version = r.u8("version")
         if version != VERSION:
-            raise r.fail(f"version {version} is not {VERSION}")
+            raise r.unknown("version", version)
         data_type = _data_type(r)
         following = r.u8("Next Payload")
         v_and_prf = r.u8("V and PRF func")
@@ -132,22 +137,27 @@ class Hdr:
         elif map_type == MapType.EMPTY:
             sessions = ()
         else:
-            raise r.fail(f"CS ID map type {map_type} is unknown")
+            raise r.unknown("CS ID map type", map_type)
         count = None if n_cs == len(sessions) else n_cs
         return following, cls(
             data_type, csb_id, v_and_prf & 0x7F, bool(v_and_prf & 0x80), MapType(map_type), sessions, count
         )
 
     def encode(self, following: int) -> bytes:
-        """Encode with the given Next Payload."""
+        """Encode with the given Next Payload. Raises EncodeError, also for sessions that are not of the map type."""
+        session = {MapType.GENERIC_ID: GenericIdSession, MapType.SRTP_ID: SrtpIdSession}.get(self.map_type)
+        if any(type(s) is not session for s in self.sessions):
+            raise EncodeError(f"CS ID map info: a session that is not of the map type {self.map_type.name}")
+        if session is not None and self.cs_count != len(self.sessions):
+            raise EncodeError(f"#CS: {self.cs_count} with {len(self.sessions)} sessions")
         return b"".join(
             (
-                bytes((VERSION, self.data_type, following)),
-                u8(self.v << 7 | self.prf, "V and PRF func"),
+                bytes((VERSION, self.data_type)) + u8(following, "Next Payload"),
+                bytes((self.v << 7 | bits(self.prf, 7, "PRF func"),)),
                 u32(self.csb_id, "CSB ID"),
                 u8(self.cs_count, "#CS"),
                 bytes((self.map_type,)),
-                *(session.body() for session in self.sessions),
+                *(s.body() for s in self.sessions),
             )
         )
 
@@ -157,4 +167,4 @@ def _data_type(r: Reader) -> DataType:
     try:
         return DataType(value)
     except ValueError:
-        raise r.fail(f"Data Type {value} is unknown", ErrorNo.INVALID_DT) from None
+        raise r.unknown("Data Type", value, ErrorNo.INVALID_DT) from None

@@ -3,10 +3,11 @@
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from kms.mikey.errors import EncodeError
 from kms.mikey.payloads.base import Payload, read_payload, register, write_chain
 from kms.mikey.payloads.basic import MAC_LENGTHS, read_mac_alg
 from kms.mikey.registry import KeyType, KvType, MacAlg, PayloadType
-from kms.mikey.wire import Reader, block8, block16, u8
+from kms.mikey.wire import Reader, block8, block16, exact, u8
 
 _SALTED = {KeyType.TGK_SALT, KeyType.TEK_SALT, KeyType.GTGK_SALT}
 
@@ -37,7 +38,7 @@ class Kemac(Payload):
                 u8(self.encr_alg, "Encr alg"),
                 block16(self.encr_data, "Encr data"),
                 bytes((self.mac_alg,)),
-                self.mac,
+                exact(self.mac, MAC_LENGTHS[self.mac_alg], "MAC"),
             )
         )
 
@@ -60,10 +61,14 @@ class KeyValidity:
             return cls(KvType.SPI, spi=r.block8("SPI"))
         if number == KvType.INTERVAL:
             return cls(KvType.INTERVAL, valid_from=r.block8("Valid From"), valid_to=r.block8("Valid To"))
-        raise r.fail(f"KV type {number} is unknown")
+        raise r.fail(f"KV {number} is unknown")
 
     def body(self) -> bytes:
-        """Encode KV data, without its type."""
+        """Encode KV data, without its type. Raises EncodeError for a field that the type does not have."""
+        if (self.spi and self.kv_type != KvType.SPI) or (
+            (self.valid_from or self.valid_to) and self.kv_type != KvType.INTERVAL
+        ):
+            raise EncodeError(f"KV {self.kv_type.name} with the data of another type")
         if self.kv_type == KvType.SPI:
             return block8(self.spi, "SPI")
         if self.kv_type == KvType.INTERVAL:
@@ -99,21 +104,26 @@ class KeyData(Payload):
         try:
             key_type = KeyType(type_and_kv >> 4)
         except ValueError:
-            raise r.fail(f"Type {type_and_kv >> 4} is unknown") from None
+            raise r.unknown("Type", type_and_kv >> 4) from None
         key = r.block16("Key data")
         salt = r.block16("Salt") if key_type in _SALTED else b""
         return cls(key_type, key, salt, KeyValidity.read(r, type_and_kv & 0x0F))
 
     def body(self) -> bytes:
-        parts = [u8(self.key_type << 4 | self.kv.kv_type, "Type and KV"), block16(self.key, "Key data")]
+        parts = [bytes((self.key_type << 4 | self.kv.kv_type,)), block16(self.key, "Key data")]
         if self.key_type in _SALTED:
             parts.append(block16(self.salt, "Salt"))
+        elif self.salt:
+            raise EncodeError(f"Salt: a {self.key_type.name} has none")
         parts.append(self.kv.body())
         return b"".join(parts)
 
     @staticmethod
     def read_all(data: bytes, where: str = "KEMAC > Encr data") -> tuple["KeyData", ...]:
-        """Decode the decrypted Encr data of a KEMAC: Key Data sub-payloads and nothing else. May be empty."""
+        """Decode the decrypted Encr data of a KEMAC: Key Data sub-payloads and nothing else. May be empty.
+
+        Raises DecodeError; its offsets count from the start of `data`.
+        """
         r = Reader(data, where)
         keys: list[KeyData] = []
         number: int = PayloadType.KEY_DATA if data else PayloadType.LAST
@@ -122,7 +132,7 @@ class KeyData(Payload):
             assert isinstance(payload, KeyData)
             keys.append(payload)
         if number != PayloadType.LAST:
-            raise r.fail(f"payload type {number} among key data")
+            raise r.fail(f"Next Payload {number} where only Key Data may follow")
         r.finish()
         return tuple(keys)
 

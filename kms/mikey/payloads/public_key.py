@@ -2,10 +2,11 @@
 
 from dataclasses import dataclass
 
+from kms.mikey.errors import EncodeError
 from kms.mikey.payloads.base import Payload, register
 from kms.mikey.payloads.keys import NO_VALIDITY, KeyValidity
 from kms.mikey.registry import ErrorNo, HashFunc, PayloadType
-from kms.mikey.wire import Reader, block16, u8, u16
+from kms.mikey.wire import Reader, bits, block16, exact, u8, u16
 
 _HASH_LENGTHS = {HashFunc.SHA_1: 20, HashFunc.MD5: 16, HashFunc.SHA_256: 32}
 _DH_LENGTHS = {0: 192, 1: 96, 2: 128}  # OAKLEY 5, 1 and 2 (RFC 3830 table 6.4)
@@ -28,7 +29,8 @@ class Pke(Payload):
         return cls(r.take(c_and_length & 0x3FFF, "Data"), c_and_length >> 14)
 
     def body(self) -> bytes:
-        return _bits_and_length(self.cache, 14, len(self.data), "C and Data length") + self.data
+        length = bits(len(self.data), 14, "Data length")
+        return u16(bits(self.cache, 2, "C") << 14 | length, "C and Data length") + self.data
 
 
 @register
@@ -48,14 +50,17 @@ class Dh(Payload):
     def read(cls, r: Reader) -> "Dh":
         group = r.u8("DH-Group")
         if group not in _DH_LENGTHS:
-            raise r.fail(f"DH-Group {group} is unknown", ErrorNo.INVALID_DH)
+            raise r.unknown("DH-Group", group, ErrorNo.INVALID_DH)
         value = r.take(_DH_LENGTHS[group], "DH-value")
         reserved_and_kv = r.u8("Reserv and KV")
         return cls(group, value, KeyValidity.read(r, reserved_and_kv & 0x0F), reserved_and_kv >> 4)
 
     def body(self) -> bytes:
-        reserved_and_kv = u8(self.reserved << 4 | self.kv.kv_type, "Reserv and KV")
-        return u8(self.group, "DH-Group") + self.value + reserved_and_kv + self.kv.body()
+        if self.group not in _DH_LENGTHS:
+            raise EncodeError(f"DH-Group: {self.group} is unknown")
+        value = exact(self.value, _DH_LENGTHS[self.group], "DH-value")
+        reserved_and_kv = bits(self.reserved, 4, "Reserv") << 4 | self.kv.kv_type
+        return bytes((self.group,)) + value + bytes((reserved_and_kv,)) + self.kv.body()
 
 
 @register
@@ -72,12 +77,12 @@ class Sign(Payload):
 
     @classmethod
     def read(cls, r: Reader) -> "Sign":
-        s_and_length = r.u16("S type and signature length")
+        s_and_length = r.u16("S type and Signature len")
         return cls(s_and_length >> 12, r.take(s_and_length & 0x0FFF, "Signature"))
 
     def body(self) -> bytes:
-        length = _bits_and_length(self.s_type, 12, len(self.signature), "S type and signature length")
-        return length + self.signature
+        length = bits(len(self.signature), 12, "Signature len")
+        return u16(bits(self.s_type, 4, "S type") << 12 | length, "S type and Signature len") + self.signature
 
 
 @register
@@ -116,14 +121,8 @@ class Chash(Payload):
         try:
             hash_func = HashFunc(number)
         except ValueError:
-            raise r.fail(f"Hash func {number} is unknown", ErrorNo.INVALID_HA) from None
+            raise r.unknown("Hash func", number, ErrorNo.INVALID_HA) from None
         return cls(hash_func, r.take(_HASH_LENGTHS[hash_func], "Hash"))
 
     def body(self) -> bytes:
-        return bytes((self.hash_func,)) + self.hash
-
-
-def _bits_and_length(bits: int, width: int, length: int, field: str) -> bytes:
-    if length >> width:
-        length = 1 << 16  # cannot be carried: u16 says so
-    return u16(bits << width | length, field)
+        return bytes((self.hash_func,)) + exact(self.hash, _HASH_LENGTHS[self.hash_func], "Hash")

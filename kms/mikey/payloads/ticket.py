@@ -1,4 +1,4 @@
-"""Ticket Policy (TP), TICKET and ticket header (THDR) payloads (RFC 6043 6.10, A.3), and Initiator Data."""
+"""Ticket Policy (TP) and TICKET payloads, and Initiator Data (RFC 6043 6.10)."""
 
 from dataclasses import dataclass
 from enum import IntFlag
@@ -7,7 +7,7 @@ from kms.mikey.errors import DecodeError, ProtocolError
 from kms.mikey.payloads.base import Payload, read_block, register, write_block
 from kms.mikey.payloads.basic import V
 from kms.mikey.registry import ErrorNo, MacAlg, PayloadType
-from kms.mikey.wire import Reader, block16, u8, u16
+from kms.mikey.wire import Reader, bits, block16, u8, u16
 
 
 class Flags(IntFlag):
@@ -44,12 +44,12 @@ class Flags(IntFlag):
         return "".join(flag.name or "" for flag in type(self) if flag in self)
 
 
-ALL_FLAGS = Flags(0xFFF)
-
-
 @dataclass(frozen=True, slots=True)
 class TicketPolicy:
-    """What TP and TICKET share: the fields from Ticket Type to the end of TP Data (RFC 6043 6.10)."""
+    """What TP and TICKET share: the fields from Ticket Type to the end of TP Data (RFC 6043 6.10).
+
+    `res` are the 5 reserved bits, kept because MACs cover them.
+    """
 
     ticket_type: int
     subtype: int
@@ -61,7 +61,7 @@ class TicketPolicy:
 
     @classmethod
     def read(cls, r: Reader) -> "TicketPolicy":
-        """Decode from Ticket Type on."""
+        """Decode from Ticket Type on. Raises DecodeError."""
         ticket_type = r.u16("Ticket Type")
         subtype = r.u8("Subtype")
         version = r.u8("Version")
@@ -72,15 +72,15 @@ class TicketPolicy:
         return cls(ticket_type, subtype, version, prf_and_d >> 1, flags, tp_data, rest & 0x1F)
 
     def body(self) -> bytes:
-        """Encode from Ticket Type on."""
-        d = bool(self.flags & Flags.D)
+        """Encode from Ticket Type on. Raises EncodeError."""
+        flags = bits(self.flags, 12, "flags")
         return b"".join(
             (
                 u16(self.ticket_type, "Ticket Type"),
                 u8(self.subtype, "Subtype"),
                 u8(self.version, "Version"),
-                u8(self.prf << 1 | d, "PRF Func and D"),
-                u16((self.flags & 0x7FF) << 5 | self.res, "flags E to O and Res"),
+                bytes((bits(self.prf, 7, "PRF Func") << 1 | flags >> 11,)),
+                u16((flags & 0x7FF) << 5 | bits(self.res, 5, "Res"), "flags E to O and Res"),
                 block16(write_block(self.tp_data), "TP Data"),
             )
         )
@@ -129,13 +129,6 @@ class Ticket(Payload):
 
 
 @dataclass(frozen=True, slots=True)
-class Thdr:
-    """Ticket header payload (A.3). It has no payload number: it only ever stands first in Ticket Data."""
-
-    data: bytes = b""
-
-
-@dataclass(frozen=True, slots=True)
 class InitiatorData:
     """Initiator Data (RFC 6043 6.10): Vi, the V of the TRANSFER_INIT, and Vr, keyed from MPKr.
 
@@ -152,7 +145,8 @@ class InitiatorData:
 
     def vr_coverage(self) -> bytes:
         """What the MAC in Vr covers: the field except the MAC itself."""
-        return self.encode()[: -len(self.vr.mac)]
+        encoded = self.encode()
+        return encoded[: len(encoded) - len(self.vr.mac)]
 
     @classmethod
     def decode(cls, data: bytes) -> "InitiatorData":

@@ -128,14 +128,17 @@ def default_config(
     return text + "".join(f"{key} = {_toml(value)}\n" for key, value in token.items())
 
 
-def write_default_config(home: Path, *, identity: str, token: Mapping[str, str | int | bool], **options: Any) -> Path:
+def write_default_config(
+    home: Path, *, identity: str, token: Mapping[str, str | int | bool], **options: Any
+) -> Path:
     """Write home/kms.toml, which must not exist yet (FileExistsError), and return its path.
 
     options are those of default_config.
     """
     path = home / CONFIG_NAME
+    text = default_config(identity=identity, token=token, **options)
     with path.open("x", encoding="utf-8") as file:
-        file.write(default_config(identity=identity, token=token, **options))
+        file.write(text)
     return path
 
 
@@ -157,7 +160,9 @@ class _Reader:
             tls_cert=self._file("tls", "cert", "tls/server.pem"),
             tls_key=self._file("tls", "key", "tls/server.key"),
             clock_skew_seconds=self._integer("limits", "clock_skew_seconds", 60, 1, 3600),
-            max_ticket_lifetime_seconds=self._integer("limits", "max_ticket_lifetime_seconds", 86400, 60, 366 * 86400),
+            max_ticket_lifetime_seconds=self._integer(
+                "limits", "max_ticket_lifetime_seconds", 86400, 60, 366 * 86400
+            ),
             epoch_seconds=self._integer("limits", "epoch_seconds", 86400, 60, 366 * 86400),
             pin_file=self._file("token", "pin_file", "token/pin"),
             token=self._table("token"),

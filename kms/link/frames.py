@@ -52,7 +52,9 @@ def decode(body: bytes, message_type: type[M]) -> M:
         raise BadFrame(f"a frame of {len(body)} bytes is not a {message_type.DESCRIPTOR.full_name}") from None
 
 
-def send(sock: socket.socket, message: Message, fds: Sequence[int] = (), timeout: float | None = None) -> None:
+def send(
+    sock: socket.socket, message: Message, fds: Sequence[int] = (), timeout: float | None = None
+) -> None:
     """Send one frame and, with it, file descriptors; blocks until the kernel has all of it.
 
     timeout: seconds for the whole frame, None for ever. Raises FrameTooLarge, LinkClosed, LinkTimeout.
@@ -92,11 +94,12 @@ def receive_with_fds(sock: socket.socket, message_type: type[M], max_fds: int = 
         header = b""
         while len(header) < _HEADER.size:
             try:
-                chunk, received, _flags, _address = socket.recv_fds(
-                    sock, _HEADER.size - len(header), max_fds, socket.MSG_CMSG_CLOEXEC
-                )
+                chunk, received, _flags, _address = socket.recv_fds(sock, _HEADER.size - len(header), max_fds)
             except ConnectionError:
                 chunk, received = b"", []
+            for fd in received:
+                # Python 3.11's recv_fds drops the flag that would do this at once.
+                os.set_inheritable(fd, False)
             fds += received
             if not chunk:
                 raise LinkClosed("the other end of the control channel is closed")

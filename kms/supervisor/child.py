@@ -1,6 +1,7 @@
 """One child process of the supervisor: its control channel, its end, when it may start again."""
 
 import contextlib
+import math
 import os
 import signal
 import socket
@@ -18,6 +19,7 @@ _DEATHS = 5
 _DEATHS_WINDOW_SECONDS = 60.0
 _SLOW_RESTART_SECONDS = 15.0
 _CONTROL_SECONDS = 5.0
+_END_SECONDS = 5.0
 
 
 class State(Enum):
@@ -25,6 +27,8 @@ class State(Enum):
 
     STARTING = "starting"
     READY = "ready"
+    # It closed its control channel: it exits, or hangs doing so.
+    ENDING = "ending"
     DEAD = "dead"
 
 
@@ -36,7 +40,8 @@ class Child:
         self.index = index
         self.state = State.DEAD
         self.pid = 0
-        self.started_at = 0.0
+        # time.monotonic of the last change of state that must not last.
+        self.since = 0.0
         self._command = list(command)
         self._deaths: deque[float] = deque(maxlen=_DEATHS + 1)
         self._process: subprocess.Popen[bytes]
@@ -72,8 +77,13 @@ class Child:
                 os.close(fd)
         self.pid = self._process.pid
         self.pidfd = os.pidfd_open(self.pid)
-        self.started_at = time.monotonic()
         self.state = State.STARTING
+        self.since = time.monotonic()
+
+    def overdue(self, start_seconds: float) -> bool:
+        """Whether its start takes longer than it may, or its end."""
+        limits = {State.STARTING: start_seconds, State.ENDING: _END_SECONDS}
+        return time.monotonic() - self.since > limits.get(self.state, math.inf)
 
     def report(self) -> ChildReport:
         """The next report from the child. Blocks; raises LinkError."""

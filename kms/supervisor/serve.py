@@ -85,7 +85,9 @@ def _lock(home: Path) -> int:
         run.chmod(0o700)
         lock = os.open(run / "kms.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
-        raise StartError(f"{run} cannot be used: {error.strerror}; run `kms serve` as the owner of {home}") from None
+        raise StartError(
+            f"{run} cannot be used: {error.strerror}; run `kms serve` as the owner of {home}"
+        ) from None
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -151,14 +153,16 @@ class Supervisor:
                 self._restarts.remove((due, child))
                 self._start_child(child)
             if all(engine.state is State.DEAD for engine in self._engines) and self._pin_rejected:
-                raise StartError("the token refused the PIN, and no engine is left; the PIN is not tried again")
-            starting = [child for child in self._children if child.state is State.STARTING]
-            for child in starting:
-                if now - child.started_at > _START_SECONDS:
-                    _log.error("child does not become ready", child=str(child), pid=child.pid)
+                raise StartError(
+                    "the token refused the PIN, and no engine is left; the PIN is not tried again"
+                )
+            for child in self._children:
+                if child.overdue(_START_SECONDS):
+                    _log.error("child hangs", child=str(child), pid=child.pid, state=child.state.value)
                     child.kill()
-            waits = [due - now for due, _child in self._restarts] + [1.0] * len(starting)
-            self._step(min(waits, default=None))
+            waits = [due - now for due, _child in self._restarts]
+            passing = any(child.state in (State.STARTING, State.ENDING) for child in self._children)
+            self._step(min([*waits, 1.0] if passing else waits, default=None))
 
     def stop(self) -> None:
         """End the frontends when their calls are answered, then the engines. A second stop signal hurries."""
@@ -166,7 +170,9 @@ class Supervisor:
         signals_before = self._stop_signals
         for child in self._alive(self._frontends):
             child.terminate()
-        self._wait_dead(self._frontends, _DRAIN_SECONDS, hurry=lambda: self._stop_signals > max(signals_before, 1))
+        self._wait_dead(
+            self._frontends, _DRAIN_SECONDS, hurry=lambda: self._stop_signals > max(signals_before, 1)
+        )
         for child in self._alive(self._engines):
             child.hang_up()
         self._wait_dead(self._engines, _ENGINE_STOP_SECONDS)
@@ -209,8 +215,13 @@ class Supervisor:
     def _on_report(self, child: Child) -> None:
         try:
             message = child.report()
-        except link.LinkError:
-            # It is dying, and its pidfd says when it is dead; or it talks nonsense, and then it must die.
+        except link.LinkClosed:
+            # Its pidfd says when it has ended, and it can still say how.
+            self._selector.unregister(child.control)
+            child.state, child.since = State.ENDING, time.monotonic()
+            return
+        except link.LinkError as error:
+            _log.error("child talks nonsense", child=str(child), reason=str(error))
             self._selector.unregister(child.control)
             child.kill()
             return
@@ -277,10 +288,14 @@ class Supervisor:
                 raise Stopped
             if time.monotonic() > deadline:
                 slow = ", ".join(str(child) for child in children if child.state is not State.READY)
-                raise StartError(f"{slow} did not become ready within {_START_SECONDS:.0f} s: is the token reachable?")
+                raise StartError(
+                    f"{slow} did not become ready within {_START_SECONDS:.0f} s: is the token reachable?"
+                )
             self._step(deadline - time.monotonic())
 
-    def _wait_dead(self, children: Sequence[Child], seconds: float, hurry: Callable[[], bool] = lambda: False) -> None:
+    def _wait_dead(
+        self, children: Sequence[Child], seconds: float, hurry: Callable[[], bool] = lambda: False
+    ) -> None:
         deadline = time.monotonic() + seconds
         while alive := self._alive(children):
             if time.monotonic() > deadline or hurry():

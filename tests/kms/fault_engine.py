@@ -27,7 +27,7 @@ class FaultEngine:
             attempts.write(f"{index}\n")
         if (home / "die-at-start").exists():
             os.kill(os.getpid(), signal.SIGKILL)
-        if pin != PIN:
+        if pin != PIN or (home / "pin-changed").exists():
             raise StartRefused("the token refused the PIN: correct [token] pin_file", pin_rejected=True)
         self._index = index
 

@@ -15,14 +15,16 @@ class Acceptance:
 
     `required_flags` must be set in a received ticket. Without I anybody who may resolve the ticket can pose as the
     Initiator or the Responder; without E a Responder may have opened it without the KMS.
-    `answers_for` are identities, groups or aliases, for which this party also answers.
+    `aliases` are other names of this party that the KMS knows; it resolves a ticket by the alias that was called.
+    `groups` are groups that it is a member of; it resolves by its own name, and the Initiator learns who answered.
     `srtp` are the acceptable SRTP policies; none of the defaults has NULL encryption or authentication.
     `skew` is how many seconds T of a TRANSFER_INIT may be off; `counter` accepts COUNTER timestamps, which have no age.
     `same_initiator` refuses a TRANSFER_INIT whose IDRi is not the IDRi of the Ticket Policy (A-35).
     """
 
     required_flags: Flags = Flags.I | Flags.E
-    answers_for: frozenset[bytes] = frozenset()
+    aliases: frozenset[bytes] = frozenset()
+    groups: frozenset[bytes] = frozenset()
     srtp: tuple[SrtpPolicy, ...] = (AES_CM_128_HMAC_SHA1_80, AES_CM_256_HMAC_SHA1_80)
     skew: float = 60.0
     counter: bool = False

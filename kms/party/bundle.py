@@ -6,7 +6,6 @@ concludes, and where both name a policy number or a CS ID the response wins (A-4
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from types import MappingProxyType
 
 from kms.crypto.protection import MessageProtection
 from kms.mikey import srtp
@@ -24,8 +23,8 @@ from kms.party.receiving import check_key_length, open_kemac
 class Bundle:
     """Crypto sessions by CS ID, SRTP policies by number, and all session keys, in the order they arrived."""
 
-    sessions: Mapping[int, GenericIdSession] = MappingProxyType({})
-    policies: Mapping[int, SrtpPolicy] = MappingProxyType({})
+    sessions: Mapping[int, GenericIdSession] = field(default_factory=dict)
+    policies: Mapping[int, SrtpPolicy] = field(default_factory=dict)
     keys: tuple[KeyData, ...] = field(default=(), repr=False)
 
     def key(self, spi: bytes) -> KeyData | None:

@@ -56,7 +56,7 @@ class IncomingTransfer:
     """One received TRANSFER_INIT, from early reject to the established session.
 
     Call, in this order: `resolve_init` and `resolved` (or `resolve_locally`, or `reuse`), then `answer`. With F = 0 no
-    answer is sent and `session` is there after the ticket is resolved.
+    answer is sent and `session` is there after the ticket is resolved. `identity` is the name it is resolved by.
     """
 
     def __init__(self, party: Party, raw: bytes, acceptance: Acceptance | None = None) -> None:
@@ -72,6 +72,7 @@ class IncomingTransfer:
         check_message(self.message, DataType.TRANSFER_INIT)
         self.ticket = self.message.get(Ticket)
         self._flags = self.ticket.policy.flags
+        self._names = {party.identity, *self._acceptance.aliases, *self._acceptance.groups}
         self._suite = suite_of(self.message.hdr.prf)
         self._check_ticket()
         self._check_addressing()
@@ -86,7 +87,7 @@ class IncomingTransfer:
     # -- early reject --------------------------------------------------------------------------------------------------
 
     def _check_ticket(self) -> None:
-        party, ticket, now = self._party, self.ticket, self._party.sources.now()
+        ticket, now = self.ticket, self._party.sources.now()
         rules.check_granted(ticket.policy)
         rules.check_initiator_data(ticket.policy, ticket.initiator_data)
         rules.check_valid_at(ticket.policy, now)
@@ -107,16 +108,16 @@ class IncomingTransfer:
             vi = InitiatorData.decode(ticket.initiator_data).vi
             if vi != self.message.v:
                 raise AuthenticationError("V of TRANSFER_INIT is not identical to Vi in Initiator Data")
-        own = {party.identity, *self._acceptance.answers_for}
-        if not own.intersection(rules.responders(ticket.policy)):
+        if not self._names.intersection(rules.responders(ticket.policy)):
             raise ProtocolError("the ticket is for other responders", ErrorNo.INVALID_ID)
 
     def _check_addressing(self) -> None:
         """Identity_i and Identity_r that the MAC covers (A-04), both known before the ticket is resolved."""
-        message, party = self.message, self._party
-        self._called = message.idr(IdRole.RESPONDER) or party.identity
-        if self._called not in {party.identity, *self._acceptance.answers_for}:
+        message, own = self.message, self._party.identity
+        self._called = message.idr(IdRole.RESPONDER) or own
+        if self._called not in self._names:
             raise ProtocolError("TRANSFER_INIT is addressed to somebody else (IDRr)", ErrorNo.INVALID_ID)
+        self.identity = self._called if self._called in self._acceptance.aliases else own
         requester = rules.identity(self.ticket.policy, IdRole.INITIATOR)
         sender = message.idr(IdRole.INITIATOR) or requester
         if sender is None:
@@ -144,7 +145,7 @@ class IncomingTransfer:
         payloads: list[Payload] = [
             party.sources.timestamp(),
             randr_r,
-            Idr(IdRole.RESPONDER, IdType.URI, party.identity),
+            Idr(IdRole.RESPONDER, IdType.URI, self.identity),
             Idr(IdRole.KMS, IdType.URI, party.kms_identity),
             self.ticket,
             Idr(IdRole.PSK, IdType.BYTE_STRING, key.psk_id),
@@ -154,7 +155,7 @@ class IncomingTransfer:
         inputs = party.ops, key.psk, key.suite.prf, hdr.csb_id
         self._kms_initial = MessageProtection(*inputs, INITIAL, randr_r=randr_r.rand)
         self._kms_response = MessageProtection(*inputs, RESPONSE, randr_r=randr_r.rand)
-        message = self._kms_initial.sign(Message.build(hdr, payloads), party.identity, party.kms_identity)
+        message = self._kms_initial.sign(Message.build(hdr, payloads), self.identity, party.kms_identity)
         self._progress.move(SEND, DataType.RESOLVE_INIT_PSK)
         self._resolve_init = message
         return message
@@ -284,7 +285,7 @@ class IncomingTransfer:
         if self._flags & Flags.G:
             fixed = None if randr_r is None else Randr(RandRole.RESPONDER, randr_r)
             payloads.append(fixed or party.new_randr(RandRole.RESPONDER))
-        payloads.append(Idr(IdRole.RESPONDER, IdType.URI, resolution.identity_r or party.identity))
+        payloads.append(Idr(IdRole.RESPONDER, IdType.URI, resolution.identity_r or self.identity))
         if resolution.randr_kms:
             payloads.append(Randr(RandRole.KMS, resolution.randr_kms))
         offered = Bundle(self._offered.sessions, self._offered.policies, (*self._keys, *supplied))
@@ -340,7 +341,7 @@ class IncomingTransfer:
             self.message.hdr.csb_id,
             self.ticket,
             self._sender,
-            (resolution.identity_r or self._party.identity) if sent else self._called,
+            (resolution.identity_r or self.identity) if sent else self._called,
             protection,
             self.message.rand(RandRole.INITIATOR),
             sent.rand(RandRole.RESPONDER) if sent else b"",

@@ -216,6 +216,8 @@ TRANSITIONS: dict[tuple[Role, State, str, DataType], State] = {
     # Ticket Resolve (4.2.3)
     (_R, _S.RECEIVED, SEND, D.RESOLVE_INIT_PSK): _S.RESOLVING,
     (_R, _S.RECEIVED, SEND, D.RESOLVE_INIT_PK): _S.RESOLVING,
+    (_R, _S.RESOLVING, SEND, D.RESOLVE_INIT_PSK): _S.RESOLVING,  # no answer came: the KMS is asked anew
+    (_R, _S.RESOLVING, SEND, D.RESOLVE_INIT_PK): _S.RESOLVING,
     (_R, _S.RESOLVING, RECEIVE, D.RESOLVE_RESP): _S.RESOLVED,
     (_R, _S.RESOLVING, RECEIVE, D.ERROR): _S.REFUSED,
     (_R, _S.RESOLVED, SEND, D.TRANSFER_RESP): _S.ESTABLISHED,
@@ -243,6 +245,11 @@ SETTLEMENTS: frozenset[tuple[Role, State, State]] = frozenset(
         (_I, _S.OFFERED, _S.ESTABLISHED),  # F = 0: no TRANSFER_RESP
         (_R, _S.RECEIVED, _S.RESOLVED),  # the Responder resolves the ticket itself, or has resolved it before
         (_R, _S.RESOLVED, _S.ESTABLISHED),  # F = 0
+        (
+            _R,
+            _S.RESOLVED,
+            _S.REFUSED,
+        ),  # the TRANSFER_INIT does not verify with the keys of its ticket (4.2.3.6)
         (_I, _S.UPDATING, _S.ESTABLISHED),  # V = 0: no TRANSFER_RESP in the CSB update
         (_R, _S.UPDATING, _S.ESTABLISHED),
         (_I, _S.UPDATED, _S.ESTABLISHED),

@@ -137,8 +137,6 @@ class IncomingTransfer:
 
     def resolve_init(self) -> Message:
         """A RESOLVE_INIT_PSK for the KMS. May be called again if no answer came: each is a new message."""
-        if self._progress.state is State.RESOLVING:
-            self._progress.settle(State.RECEIVED)
         self._progress.check(SEND, DataType.RESOLVE_INIT_PSK)
         party, key = self._party, self._party.key_for(self.ticket.policy.prf)
         randr_r = party.new_randr(RandRole.RESPONDER)

@@ -44,9 +44,9 @@ def test_negative(negative: Json, tmp_path: Path) -> None:
     """A message that no party may accept is refused, with the Error no of the vector (A-20)."""
     bad = bytes.fromhex(negative["bad"])
     if negative["target"] == "any":
-        with pytest.raises(DecodeError) as refused:
+        with pytest.raises(DecodeError) as malformed:
             Message.decode(bad)
-        assert refused.value.error_no == negative["expected"]["error_no"]
+        assert malformed.value.error_no == negative["expected"]["error_no"]
         return
     config = negative["config"] | {"clock_unix": negative["clock_unix"]}
     player = Player(config, negative["context"])

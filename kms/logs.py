@@ -5,15 +5,22 @@ A line says what happened, never a MIKEY message, a key, a PIN or the text of an
 
 import sys
 import traceback
+from typing import Any
 
 import structlog
+from structlog.typing import EventDict
 
 
 def configure(process: str) -> None:
     """Send this process' log to standard error; every line carries the process' name, such as engine-0."""
+
+    def name_process(_logger: Any, _method: str, event: EventDict) -> EventDict:
+        event["process"] = process
+        return event
+
     structlog.configure(
         processors=[
-            structlog.contextvars.merge_contextvars,
+            name_process,
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             structlog.processors.JSONRenderer(),
@@ -21,7 +28,6 @@ def configure(process: str) -> None:
         logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),
         cache_logger_on_first_use=True,
     )
-    structlog.contextvars.bind_contextvars(process=process)
 
 
 def where(error: BaseException) -> dict[str, str]:

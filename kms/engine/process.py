@@ -136,13 +136,14 @@ class _Loop:
             self._add_link(socket.socket(fileno=fd))
 
     def _add_link(self, sock: socket.socket) -> None:
+        link.limit_waiting(sock, _SEND_SECONDS)
         buffer = link.FrameBuffer()
 
         def answer() -> None:
             try:
                 buffer.read_from(sock)
                 while (request := buffer.pop(EngineRequest)) is not None:
-                    link.send(sock, self._handle(request), timeout=_SEND_SECONDS)
+                    link.send(sock, self._handle(request))
             except link.LinkClosed:
                 self._drop(sock)
             except link.LinkError as error:
@@ -178,13 +179,14 @@ class _Loop:
             _log.warning("admin connection refused", uid=uid)
             sock.close()
             return
+        link.limit_waiting(sock, _SEND_SECONDS)
         buffer = link.FrameBuffer()
 
         def answer() -> None:
             try:
                 buffer.read_from(sock)
                 while (request := buffer.pop(AdminRequest)) is not None:
-                    link.send(sock, self._handle_admin(request, uid), timeout=_SEND_SECONDS)
+                    link.send(sock, self._handle_admin(request, uid))
             except link.LinkError:
                 self._drop(sock)
 

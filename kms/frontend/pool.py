@@ -51,6 +51,7 @@ class EnginePool:
 
     def add(self, new: EngineLink) -> None:
         """Take a link into use, in place of the one to that engine's previous life."""
+        link.limit_waiting(new.socket, self._answer_seconds)
         with self._condition:
             old = self._links.get(new.engine)
             self._links[new.engine] = new
@@ -71,7 +72,7 @@ class EnginePool:
         while True:
             chosen = self._take(deadline)
             try:
-                link.send(chosen.socket, request, timeout=self._answer_seconds)
+                link.send(chosen.socket, request)
                 break
             except link.LinkClosed:
                 # It died while idle: it never saw the request.
@@ -80,7 +81,7 @@ class EnginePool:
                 self._drop(chosen)
                 self._on_timeout(chosen)
         try:
-            reply = link.receive(chosen.socket, EngineReply, timeout=self._answer_seconds)
+            reply = link.receive(chosen.socket, EngineReply)
         except link.LinkTimeout:
             self._drop(chosen)
             self._on_timeout(chosen)

@@ -3,7 +3,6 @@
 import os
 import socket
 import struct
-import time
 from collections.abc import Sequence
 from typing import TypeVar
 
@@ -52,35 +51,46 @@ def decode(body: bytes, message_type: type[M]) -> M:
         raise BadFrame(f"a frame of {len(body)} bytes is not a {message_type.DESCRIPTOR.full_name}") from None
 
 
+def limit_waiting(sock: socket.socket, seconds: float | None) -> None:
+    """From now on, send and receive on a blocking socket give up when nothing moves for so long; None: never."""
+    # The kernel's timeouts, not Python's: those poll before every call, which doubles the cost of an exchange.
+    value = struct.pack("@ll", int(seconds or 0), int((seconds or 0) % 1 * 1_000_000))
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, value)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, value)
+
+
 def send(
     sock: socket.socket, message: Message, fds: Sequence[int] = (), timeout: float | None = None
 ) -> None:
     """Send one frame and, with it, file descriptors; blocks until the kernel has all of it.
 
-    timeout: seconds for the whole frame, None for ever. Raises FrameTooLarge, LinkClosed, LinkTimeout.
+    timeout: see limit_waiting; None leaves the socket as it is. Raises FrameTooLarge, LinkClosed, LinkTimeout.
     """
+    if timeout is not None:
+        limit_waiting(sock, timeout)
     frame = encode(message)
     try:
-        sock.settimeout(timeout)
         if fds:
             # The kernel ties the descriptors to the first byte; what it did not take of the rest follows without.
             sent = socket.send_fds(sock, [frame], list(fds))
             frame = frame[sent:]
         sock.sendall(frame)
-    except TimeoutError:
+    except BlockingIOError:
         raise LinkTimeout("the other end of the link does not read") from None
-    except (BrokenPipeError, ConnectionError):
+    except ConnectionError:
         raise LinkClosed("the other end of the link is closed") from None
 
 
 def receive(sock: socket.socket, message_type: type[M], timeout: float | None = None) -> M:
-    """Receive one frame.
+    """Receive one frame; blocks.
 
-    timeout: seconds for the whole frame, None for ever. Raises LinkClosed, LinkTimeout, FrameTooLarge, BadFrame.
+    timeout: see limit_waiting; None leaves the socket as it is. Raises LinkClosed, LinkTimeout, FrameTooLarge,
+    BadFrame.
     """
-    deadline = None if timeout is None else time.monotonic() + timeout
-    length = _length(_receive_exactly(sock, _HEADER.size, deadline))
-    return decode(_receive_exactly(sock, length, deadline), message_type)
+    if timeout is not None:
+        limit_waiting(sock, timeout)
+    length = _length(_receive_exactly(sock, _HEADER.size))
+    return decode(_receive_exactly(sock, length), message_type)
 
 
 def receive_with_fds(sock: socket.socket, message_type: type[M], max_fds: int = 1) -> tuple[M, list[int]]:
@@ -88,7 +98,6 @@ def receive_with_fds(sock: socket.socket, message_type: type[M], max_fds: int = 
 
     Raises LinkClosed, FrameTooLarge, BadFrame; then no descriptor stays open.
     """
-    sock.settimeout(None)
     fds: list[int] = []
     try:
         header = b""
@@ -104,7 +113,7 @@ def receive_with_fds(sock: socket.socket, message_type: type[M], max_fds: int = 
             if not chunk:
                 raise LinkClosed("the other end of the control channel is closed")
             header += chunk
-        body = _receive_exactly(sock, _length(header), None)
+        body = _receive_exactly(sock, _length(header))
         return decode(body, message_type), fds
     except LinkError:
         for fd in fds:
@@ -151,14 +160,12 @@ def _check_length(length: int) -> None:
         raise FrameTooLarge(f"a frame of {length} bytes is over the limit of {MAX_FRAME}")
 
 
-def _receive_exactly(sock: socket.socket, size: int, deadline: float | None) -> bytes:
+def _receive_exactly(sock: socket.socket, size: int) -> bytes:
     received = bytearray()
     while len(received) < size:
         try:
-            # A remaining time of 0 would mean "do not block", with another exception.
-            sock.settimeout(None if deadline is None else max(deadline - time.monotonic(), 0.001))
             chunk = sock.recv(min(size - len(received), _READ_SIZE))
-        except TimeoutError:
+        except BlockingIOError:
             raise LinkTimeout("the other end of the link did not answer in time") from None
         except ConnectionError:
             chunk = b""

@@ -57,6 +57,7 @@ class Child:
         Its standard output goes where our standard error goes. Raises OSError.
         """
         self.control, control_end = socket.socketpair()
+        link.limit_waiting(self.control, _CONTROL_SECONDS)
         fds = [control_end.fileno()]
         arguments = [*arguments, "--control-fd", str(control_end.fileno())]
         if pin is not None:
@@ -87,12 +88,12 @@ class Child:
 
     def report(self) -> ChildReport:
         """The next report from the child. Blocks; raises LinkError."""
-        return link.receive(self.control, ChildReport, timeout=_CONTROL_SECONDS)
+        return link.receive(self.control, ChildReport)
 
     def add_link(self, sock: socket.socket, engine: "Child") -> None:
         """Hand over one end of a link. Raises LinkError (the child died or hangs; its death is seen elsewhere)."""
         message = ControlMessage(link_added=LinkAdded(engine=engine.index, engine_pid=engine.pid))
-        link.send(self.control, message, [sock.fileno()], timeout=_CONTROL_SECONDS)
+        link.send(self.control, message, [sock.fileno()])
 
     def terminate(self) -> None:
         """SIGTERM: a frontend drains."""

@@ -1,0 +1,257 @@
+"""The commands, their options and how they fail. Each command imports what it needs, so that --help is quick."""
+
+import os
+import sys
+from collections.abc import Sequence
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from kms.cli.errors import CommandError
+
+EXIT_USAGE = 2
+EXIT_FAULT = 70
+EXIT_INTERRUPTED = 130
+
+app = typer.Typer(
+    help="Key management service for MIKEY-TICKET (RFC 6043), with its keys in a PKCS#11 token.",
+    add_completion=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+user_app = typer.Typer(help="Enrol, list and revoke users.", rich_markup_mode=None)
+key_app = typer.Typer(help="Look at the long-term keys.", rich_markup_mode=None)
+app.add_typer(user_app, name="user")
+app.add_typer(key_app, name="key")
+
+
+class Role(StrEnum):
+    """Role of a user, as the command line spells it."""
+
+    CLIENT = "client"
+    FOCUS = "focus"
+    GATEWAY = "gateway"
+
+
+class SuiteBits(StrEnum):
+    """A suite by its size in bits."""
+
+    BITS_256 = "256"
+    BITS_128 = "128"
+
+
+Home = Annotated[
+    Path,
+    typer.Option(
+        "--home", metavar="DIR", envvar="KMS_HOME", help="The home folder of the KMS.", show_default=True
+    ),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
+
+HOME = Path("~/.kms")
+
+
+@app.command()
+def init(
+    home: Home = HOME,
+    token: Annotated[
+        str,
+        typer.Option(metavar="softhsm|nss|URI", help="Make a token, or name one by its PKCS#11 URI."),
+    ] = "softhsm",  # noqa: S107 - no password
+    identity: Annotated[
+        str, typer.Option(metavar="URI", help="IDRkms, the identity of this KMS.")
+    ] = "sip:kms@example.com",
+    listen: Annotated[
+        str, typer.Option(metavar="HOST:PORT", help="Where clients and foci connect.")
+    ] = "127.0.0.1:7443",
+    metrics: Annotated[
+        str, typer.Option(metavar="HOST:PORT", help="Where Prometheus connects.")
+    ] = "127.0.0.1:9464",
+    engines: Annotated[int, typer.Option(min=1, max=256, help="Engine processes, one per core.")] = 1,
+    pin_file: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="PIN of an existing token; made for a new one if not given."),
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Make a new home by key ceremony.
+
+    Token, master keys, TLS CA, server certificate and kms.toml. An existing home is never overwritten.
+    """
+    from kms.cli.init import Wishes, init_command
+
+    wishes = Wishes(
+        token=token, identity=identity, grpc=listen, metrics=metrics, engines=engines, pin_file=pin_file
+    )
+    init_command(home, wishes, as_json=json)
+
+
+@app.command()
+def serve(home: Home = HOME) -> None:
+    """Run the KMS of a home.
+
+    Prints `ready grpc=HOST:PORT metrics=HOST:PORT` when it serves; ends on SIGTERM or Ctrl-C.
+    """
+    from kms.cli.serve import serve_command
+
+    raise typer.Exit(serve_command(home))
+
+
+@user_app.command("add")
+def user_add(
+    uri: Annotated[
+        str, typer.Argument(metavar="URI", help="Identity of the user, such as sip:alice@example.com.")
+    ],
+    role: Annotated[Role, typer.Option(help="What the user may do.")],
+    suite: Annotated[
+        SuiteBits, typer.Option(help="Suite of a client; a focus gets both.")
+    ] = SuiteBits.BITS_256,
+    alias: Annotated[
+        list[str] | None,
+        typer.Option(metavar="URI", help="One more identity the user may speak as. May be repeated."),
+    ] = None,
+    acts_for: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="PATTERN", help="Whose messages a gateway may carry: sip:*@example.com. May be repeated."
+        ),
+    ] = None,
+    target: Annotated[
+        str | None,
+        typer.Option(metavar="HOST:PORT", help="Where the user finds this KMS, if not where it listens."),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Enrolment file (mode 0600).  [default: made from URI]"),
+    ] = None,
+    home: Home = HOME,
+    json: Json = False,
+) -> None:
+    """Enrol a user.
+
+    Writes the enrolment file: PSK, TLS certificate and where to connect. Whoever has it is that user.
+    """
+    from kms.cli.users import Enrolment, add_command
+
+    enrolment = Enrolment(
+        uri,
+        role.value,
+        int(suite.value),
+        aliases=tuple(alias or ()),
+        acts_for=tuple(acts_for or ()),
+        target=target,
+    )
+    add_command(home, enrolment, out, as_json=json)
+
+
+@user_app.command("list")
+def user_list(home: Home = HOME, json: Json = False) -> None:
+    """List the users."""
+    from kms.cli.users import list_command
+
+    list_command(home, as_json=json)
+
+
+@user_app.command("revoke")
+def user_revoke(
+    uri: Annotated[str, typer.Argument(metavar="URI", help="Identity of the user.")],
+    home: Home = HOME,
+) -> None:
+    """Refuse a user from now on."""
+    from kms.cli.users import revoke_command
+
+    revoke_command(home, uri)
+
+
+@key_app.command("list")
+def key_list(home: Home = HOME, json: Json = False) -> None:
+    """List labels, fingerprints and dates."""
+    from kms.cli.keys import list_command
+
+    list_command(home, as_json=json)
+
+
+@app.command()
+def doctor(home: Home = HOME, json: Json = False) -> None:
+    """Say how this KMS works and what is wrong.
+
+    Names the rung of every key operation, the mechanisms and the keys. Exit code 1 if anything is an error.
+    """
+    from kms.cli.doctor import doctor_command
+
+    raise typer.Exit(doctor_command(home, as_json=json))
+
+
+@app.command()
+def inspect(
+    file: Annotated[
+        str, typer.Argument(metavar="FILE|-", help="A MIKEY message: binary, hex, base64 or SDP.")
+    ],
+    json: Json = False,
+) -> None:
+    """Decode a MIKEY message into a readable tree."""
+    from kms.cli.inspect import inspect_command
+
+    raise typer.Exit(inspect_command(file, as_json=json))
+
+
+@app.command()
+def demo(
+    keep: Annotated[
+        bool, typer.Option("--keep", help="Leave the temporary home, and say where it is.")
+    ] = False,
+) -> None:
+    """Play a conference and attacks on it.
+
+    On a KMS of its own in a temporary home. Exit code 0 only if everything went as it must.
+    """
+    from kms.cli.demo import demo_command
+
+    raise typer.Exit(demo_command(keep=keep))
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; the exit code. 2 for what the user can mend, 70 for a fault of ours."""
+    try:
+        result = app(args=None if argv is None else list(argv), prog_name="kms", standalone_mode=False)
+    except (KeyboardInterrupt, typer.Abort):
+        return EXIT_INTERRUPTED
+    except typer.TyperException as error:
+        return _fail(_one_line(error.format_message()).rstrip(".") + _hint(error))
+    except CommandError as error:
+        return _fail(_one_line(str(error)), error)
+    except BrokenPipeError:
+        # The reader of our output has gone (`kms key list | head`); nothing is left to say to it.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_FAULT
+    except Exception as error:  # noqa: BLE001 - a traceback may quote what was handled
+        from kms import logs
+
+        place = logs.where(error)
+        fault = f"a fault of the program, {place['error']} at {place['trail'].rpartition(' > ')[2]}"
+        return _fail(f"{fault}; KMS_DEBUG=1 shows more", error, EXIT_FAULT)
+    return result if isinstance(result, int) else 0
+
+
+def _fail(text: str, error: Exception | None = None, code: int = EXIT_USAGE) -> int:
+    if error is not None and os.environ.get("KMS_DEBUG") == "1":
+        import traceback
+
+        traceback.print_exception(error)
+    print(f"kms: {text}", file=sys.stderr)
+    return code
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
+
+
+def _hint(error: typer.TyperException) -> str:
+    context = getattr(error, "ctx", None)
+    return f"; see `{context.command_path} --help`" if context is not None else ""
+
+
+if __name__ == "__main__":
+    sys.exit(main())

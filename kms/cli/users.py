@@ -1,0 +1,199 @@
+"""`kms user`: enrol, list, revoke.
+
+The enrolment file is the one place a PSK goes: never standard output, a log or a command line.
+"""
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from kms.admin.v1 import admin_pb2
+from kms.admin.v1.admin_pb2 import (
+    AddUserReply,
+    AddUserRequest,
+    AdminRequest,
+    ListUsersRequest,
+    RevokeUserRequest,
+)
+from kms.cli import home as home_folder
+from kms.cli import output, tls
+from kms.cli.admin import open_admin
+from kms.cli.errors import CommandError
+from kms.config import Address, Config
+from kms.crypto.suite import SUITES, suite_of
+
+_URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:[!-~]+")
+_MAX_URI = 1024
+_ROLES = {
+    "client": admin_pb2.ROLE_CLIENT,
+    "focus": admin_pb2.ROLE_FOCUS,
+    "gateway": admin_pb2.ROLE_GATEWAY,
+}
+_ROLE_NAMES = {number: name for name, number in _ROLES.items()}
+
+
+@dataclass(frozen=True)
+class Enrolment:
+    """Who is to be enrolled, as typed. `suite` is in bits; `target` is HOST:PORT, None for where the KMS listens."""
+
+    identity: str
+    role: str
+    suite: int
+    aliases: tuple[str, ...] = ()
+    acts_for: tuple[str, ...] = ()
+    target: str | None = None
+
+    def check(self) -> None:
+        """Raise CommandError for what can be seen to be wrong without asking the KMS."""
+        check_uri(self.identity, "URI")
+        for alias in self.aliases:
+            check_uri(alias, "--alias")
+        if self.role == "gateway" and not self.acts_for:
+            raise CommandError("a gateway needs --acts-for PATTERN: whose messages it may carry")
+        if self.role != "gateway" and self.acts_for:
+            raise CommandError("--acts-for is for gateways: give --role gateway or leave it out")
+        if self.role == "gateway" and self.aliases:
+            raise CommandError("a gateway speaks for nobody in MIKEY messages: leave --alias out")
+
+
+def check_uri(uri: str, what: str) -> None:
+    """Raise CommandError unless uri can be an identity and the subjectAltName of a certificate."""
+    if not _URI.fullmatch(uri) or len(uri) > _MAX_URI:
+        raise CommandError(f"{what} {uri!r}: must be a URI of printable ASCII, such as sip:alice@example.com")
+
+
+def add_command(home: Path, enrolment: Enrolment, out: Path | None, *, as_json: bool) -> None:
+    """Enrol a user and write the enrolment file, which must not exist. Raises CommandError."""
+    enrolment.check()
+    home = home_folder.resolve(home)
+    config = home_folder.load(home)
+    target = enrolment.target or default_target(config)
+    ca = tls.load_ca(config.tls_ca, home / home_folder.TLS_CA_KEY)
+    path = (out or Path(default_file_name(enrolment.identity))).expanduser()
+    # The file comes first: once the KMS has enrolled the user, there must be a place for the PSK.
+    _reserve(path)
+    try:
+        with open_admin(home) as admin:
+            reply = admin.ask(AdminRequest(add_user=_request(enrolment))).add_user
+        certificate = tls.issue_client(ca, enrolment.identity)
+        path.write_text(json.dumps(_credentials(enrolment, target, reply, ca, certificate), indent=2) + "\n")
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise
+    if as_json:
+        output.print_json(
+            {"identity": enrolment.identity, "role": enrolment.role, "target": target, "file": str(path)}
+        )
+    else:
+        print(
+            f"enrolled {enrolment.identity} as {enrolment.role}; enrolment file (mode 0600, keep it secret): {path}"
+        )
+
+
+def list_command(home: Path, *, as_json: bool) -> None:
+    """Print the users. Raises CommandError."""
+    with open_admin(home_folder.resolve(home)) as admin:
+        users = admin.ask(AdminRequest(list_users=ListUsersRequest())).list_users.users
+    if as_json:
+        output.print_json([_user_json(user) for user in users])
+        return
+    rows = [
+        (
+            user.identity,
+            _ROLE_NAMES.get(user.role, "?"),
+            "revoked" if user.revoked else "enrolled",
+            str(user.version),
+            output.utc(user.enrolled_at),
+            " ".join([*user.aliases, *(f"acts for {pattern}" for pattern in user.acts_for)]),
+        )
+        for user in users
+    ]
+    columns = ("identity", "role", "state", "version", "enrolled", "aliases and rights")
+    output.console().print(
+        output.table("Users", columns, rows) if rows else "No users: add one with `kms user add`."
+    )
+
+
+def revoke_command(home: Path, uri: str) -> None:
+    """Revoke a user. Raises CommandError."""
+    with open_admin(home_folder.resolve(home)) as admin:
+        admin.ask(AdminRequest(revoke_user=RevokeUserRequest(identity=uri)))
+    print(f"revoked {uri}")
+
+
+def default_target(config: Config) -> str:
+    """Where clients find a KMS that listens as config says. Raises CommandError where that cannot be known."""
+    address = config.grpc
+    if address.port == 0:
+        raise CommandError(
+            "kms.toml leaves the port open (0): give --target HOST:PORT, which `kms serve` printed"
+        )
+    if tls.is_wildcard(address.host):
+        return str(Address(tls.server_hosts(address.host)[-1], address.port))
+    return str(address)
+
+
+def default_file_name(identity: str) -> str:
+    """A file name for an identity: sip:alice@example.com becomes sip-alice@example.com.json."""
+    return re.sub(r"[^A-Za-z0-9@._-]+", "-", identity).lstrip(".-") + ".json"
+
+
+def _reserve(path: Path) -> None:
+    if str(path) == "-":
+        raise CommandError("the enrolment file holds a PSK, which is never printed: give --out FILE")
+    try:
+        home_folder.write_new(path, b"")
+    except FileExistsError:
+        raise CommandError(f"{path} exists: give another --out FILE, or move it away") from None
+    except OSError as error:
+        raise CommandError(f"{path} cannot be written: {error.strerror}; give another --out FILE") from None
+
+
+def _request(enrolment: Enrolment) -> AddUserRequest:
+    return AddUserRequest(
+        identity=enrolment.identity,
+        role=_ROLES[enrolment.role],
+        prf_func=SUITES[enrolment.suite].prf,
+        acts_for=enrolment.acts_for,
+        aliases=enrolment.aliases,
+    )
+
+
+def _credentials(
+    enrolment: Enrolment, target: str, reply: AddUserReply, ca: tls.Issued, certificate: tls.Issued
+) -> dict[str, Any]:
+    """What the enrolment file holds; binary values are hex, `suite` is in bits, certificates and key are PEM."""
+    psks = [
+        {"suite": suite_of(psk.prf_func).bits, "psk_id": psk.psk_id.hex(), "psk": psk.psk.hex()}
+        for psk in reply.psks
+    ]
+    psks.sort(key=lambda psk: psk["suite"] != enrolment.suite)
+    credentials: dict[str, Any] = {
+        "identity": enrolment.identity,
+        "kms_identity": reply.kms_identity,
+        "target": target,
+        "role": enrolment.role,
+    }
+    if psks:
+        credentials |= psks[0]
+    if len(psks) > 1:
+        credentials["psks"] = psks
+    return credentials | {
+        "ca_cert": ca.certificate_pem().decode(),
+        "tls_cert": certificate.certificate_pem().decode(),
+        "tls_key": certificate.key_pem().decode(),
+    }
+
+
+def _user_json(user: admin_pb2.User) -> dict[str, Any]:
+    return {
+        "identity": user.identity,
+        "role": _ROLE_NAMES.get(user.role, "?"),
+        "version": user.version,
+        "revoked": user.revoked,
+        "aliases": list(user.aliases),
+        "acts_for": list(user.acts_for),
+        "enrolled_at": user.enrolled_at,
+    }

@@ -132,6 +132,8 @@ class Serving:
 
     def __enter__(self) -> "Serving":
         assert self.ready_line.startswith("ready "), "".join(self.lines)
+        # The log comes through another pipe, read by another thread: let it catch up.
+        self.wait_log(lambda line: line["event"] == "serving")
         return self
 
     def __exit__(

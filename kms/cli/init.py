@@ -36,6 +36,11 @@ class Wishes:
     engines: int
     pin_file: Path | None
 
+    @property
+    def existing_token(self) -> bool:
+        """Whether the token is one that exists, named by its PKCS#11 URI."""
+        return self.token.startswith("pkcs11:")
+
     def check(self) -> None:
         """Raise CommandError for what is wrong before anything is made."""
         check_uri(self.identity, "--identity")
@@ -103,7 +108,8 @@ def _new_home(home: Path) -> Iterator[None]:
 
 def _pin(home: Path, wishes: Wishes) -> tuple[Path, bytes]:
     """The PIN and its file: the given one, or a new one with a random PIN of 128 bits."""
-    (home / "token").mkdir(mode=0o700)
+    if not wishes.existing_token:
+        (home / "token").mkdir(mode=0o700)
     if wishes.pin_file is None:
         path = home / home_folder.PIN
         home_folder.write_new(path, secrets.token_hex(_PIN_BYTES).encode() + b"\n")

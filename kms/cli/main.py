@@ -216,6 +216,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; the exit code. 2 for what the user can mend, 70 for a fault of ours."""
     try:
         result = app(args=None if argv is None else list(argv), prog_name="kms", standalone_mode=False)
+        sys.stdout.flush()
     except (KeyboardInterrupt, typer.Abort):
         return EXIT_INTERRUPTED
     except typer.TyperException as error:

@@ -115,6 +115,30 @@ def test_init_refuses_a_readable_pin_file(tmp_path: Path) -> None:
     assert "chmod 600" in refusal("init", "--home", tmp_path / "home", "--pin-file", pin)
 
 
+def test_a_home_on_nss(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    init(home, "nss")
+    with serving(home) as running:
+        running.enrol("sip:nora@example.com")
+        report = json.loads(kms("doctor", "--json", "--home", home).stdout)
+    assert {key["kind"] for key in report["keys"]} == {"PSK master", "TPK epoch"}
+    assert "native" in {o["rung"] for o in report["operations"] if o["operation"].startswith("prf_key")}
+    assert list(users(home)) == ["sip:nora@example.com"]
+
+
+def test_an_existing_token_by_its_uri(made: Path, tmp_path: Path) -> None:
+    """A second home on the token of the first: refused, since its masters are there already."""
+    module = next(line for line in (made / "kms.toml").read_text().splitlines() if line.startswith("module"))
+    uri = f"pkcs11:token=kms?module-path={module.partition('=')[2].strip().strip(chr(34))}"
+    home = tmp_path / "home"
+    environment = {"SOFTHSM2_CONF": str(made / "token/softhsm2.conf")}
+    result = kms("init", "--home", home, "--token", uri, "--pin-file", made / "token/pin", **environment)
+    assert result.returncode == 2
+    assert "kms PSK master 1" in said(result.stderr)
+    assert not home.exists()
+    assert kms("key", "list", "--home", made).returncode == 0
+
+
 # -- serve -------------------------------------------------------------------------------------------------------------
 
 

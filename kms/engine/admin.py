@@ -99,6 +99,7 @@ class Administration:
                     label=info.label,
                     kind="PSK master" if number is None else "TPK epoch",
                     fingerprint=info.fingerprint,
+                    created_at=info.created or 0,
                     destroy_at=0 if number is None else self._epochs.destroy_at(number),
                 )
             )

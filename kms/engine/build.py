@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import structlog
+
 import hsm
 from kms.config import Config, load_config
 from kms.crypto.sources import Sources
@@ -15,6 +17,8 @@ from kms.engine.granting import Limits
 from kms.engine.psk import CURRENT_MASTER, MASTER_LABEL, DiversifiedPsks
 
 DIRECTORY_NAME = "directory.db"
+
+_log = structlog.get_logger()
 
 
 def build_engine(home: Path, pin: bytes, index: int) -> Engine:
@@ -36,6 +40,7 @@ def build_engine(home: Path, pin: bytes, index: int) -> Engine:
     sources = Sources()
     epochs = Epochs(token, config.epoch_seconds, config.max_ticket_lifetime_seconds, leader=index == 0)
     epochs.maintain(sources.now())
+    _log.info("token open", token=token.probe.token, **{r.operation: r.rung for r in token.probe.rungs})
     psks = DiversifiedPsks(token)
     context = Context(
         config.identity.encode(),

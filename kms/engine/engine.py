@@ -59,6 +59,14 @@ class Engine:
     # -- one message -------------------------------------------------------------------------------------------------
 
     def _outcome(self, request: EngineRequest, raw: bytes) -> Outcome:
+        try:
+            return self._try(request, raw)
+        except KeyNotFound:
+            # Another engine destroyed an epoch that this one still had a handle of: look the keys up anew, once.
+            self._context.keys.forget()
+            return self._try(request, raw)
+
+    def _try(self, request: EngineRequest, raw: bytes) -> Outcome:
         exchange = _Exchange(self._context)
         with _token_faults(), self._context.ops.scope():
             try:
@@ -136,5 +144,5 @@ class _token_faults:  # noqa: N801 - reads as a statement
         pass
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, TokenGone | KeyNotFound):
+        if isinstance(error, TokenGone):
             raise EngineFault(str(error)) from error

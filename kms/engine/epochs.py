@@ -39,6 +39,9 @@ class TicketKeys(Protocol):
     def base(self, psk_id: bytes | None, prf: PrfFunc) -> Key | None:
         """The PRF key of a base ticket's TPK; None if it is unknown or destroyed."""
 
+    def forget(self) -> None:
+        """Look the keys up anew: the token said that one of them is gone."""
+
 
 class Epochs:
     """The TPK epochs in a token. `length` and `lifetime` (the longest ticket) are in seconds."""
@@ -104,7 +107,8 @@ class Epochs:
                 _log.info("TPK epoch destroyed", epoch=number)
 
     def forget(self) -> None:
-        """Drop the looked-up handles, after the token said that one is gone."""
+        """See TicketKeys."""
+        self._token.forget_masters()
         self._keys.clear()
         self._looked_up = 0.0
 

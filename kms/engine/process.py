@@ -78,11 +78,18 @@ def main(argv: Sequence[str] | None = None, build: Build | None = None) -> int:
     logs.configure(f"engine-{options.index}")
     control = socket.socket(fileno=options.control_fd)
     try:
-        engine = (build or _build)(options.home, _read_pin(options.pin_fd), options.index)
+        return _serve(options, control, build or _build)
+    except link.LinkClosed:
+        # The supervisor went away before it heard from us.
+        return 0
+
+
+def _serve(options: argparse.Namespace, control: socket.socket, build: Build) -> int:
+    try:
+        engine = build(options.home, _read_pin(options.pin_fd), options.index)
         admin = link.listen_path(options.home / ADMIN_SOCKET) if options.index == 0 else None
     except Exception as error:  # noqa: BLE001 - whatever it is, the supervisor reports it
-        failed = _start_failed(error)
-        link.send(control, ChildReport(start_failed=failed))
+        link.send(control, ChildReport(start_failed=_start_failed(error)))
         return EXIT_START_FAILED
     link.send(control, ChildReport(ready=Ready()))
     return run(engine, control, admin)

@@ -89,6 +89,9 @@ class VectorKeys:
     def base(self, psk_id: bytes | None, prf: PrfFunc) -> Key | None:
         return self._ops.load(self._tpk, Use.PRF) if psk_id == self._tpk_id else None
 
+    def forget(self) -> None:
+        raise AssertionError("software keys are never gone")
+
 
 class VectorKms:
     """One vector's KMS: `answer` hands a message to Engine.handle."""

@@ -66,6 +66,7 @@ def serve(home: Path, config: Config, engine_command: Sequence[str] = ENGINE_COM
             supervisor.stop()
             return _failed(error)
         supervisor.stop()
+        _log.info("stopped")
         return 0
     finally:
         supervisor.kill()
@@ -176,7 +177,6 @@ class Supervisor:
         for child in self._alive(self._engines):
             child.hang_up()
         self._wait_dead(self._engines, _ENGINE_STOP_SECONDS)
-        _log.info("stopped")
 
     def kill(self) -> None:
         """SIGKILL for every child that still runs."""
@@ -251,6 +251,9 @@ class Supervisor:
                 engine.kill()
 
     def _on_death(self, child: Child) -> None:
+        # What it said before it died counts, above all that the token refused the PIN.
+        while child.control in self._selector.get_map():
+            self._on_report(child)
         how = self._reap(child)
         if self._phase is Phase.STARTING:
             raise StartError(f"{child} ended with {how} during the start; its log lines are above")

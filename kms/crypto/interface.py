@@ -1,6 +1,6 @@
 """The handful of key operations that MIKEY-TICKET needs, on opaque keys.
 
-Two implementations stand behind this interface and pass one contract suite (tests/hsm/contract.py):
+Two implementations stand behind this interface and pass one contract suite (tests/hsm/test_contract.py):
 `hsm.Token`, where the keys are objects in a PKCS#11 token, and `kms.crypto.software.SoftwareKeys`, where they are
 bytes in the process, for the SDKs. Code above the interface cannot tell them apart and never sees a key's bytes,
 except through the two operations whose names say so: `release` and `prf_release`.
@@ -28,6 +28,8 @@ class Use(Enum):
     """encrypt a KEMAC; AES"""
     DECRYPT = "decrypt"
     """decrypt a KEMAC; AES"""
+    UNWRAP = "unwrap"
+    """open PKE payloads; an RSA private key"""
 
 
 class KeyOperationError(Exception):
@@ -39,7 +41,7 @@ class VerificationError(KeyOperationError):
 
 
 class WrongUse(KeyOperationError):
-    """A key was asked to do something that is not its one use, or belongs to another implementation."""
+    """A key was asked to do something that is not its one use, was destroyed, or is another implementation's."""
 
 
 class UnsupportedKey(KeyOperationError):
@@ -76,17 +78,22 @@ class KeyOperations(ABC):
 
     @abstractmethod
     def leaf(self, parent: Key, label: bytes, length: int, use: Use) -> Key:
-        """The first `length` bytes (16 to 32) of the same derivation, as a key for PRF, SIGN or VERIFY."""
+        """The first `length` bytes of the same derivation, as a key for PRF (16 to 32), SIGN or VERIFY (20 to 32)."""
 
     @abstractmethod
     def release(self, parent: Key, label: bytes, length: int) -> bytes:
-        """The bytes (1 to 32) of the leaf with this label, for a key that is about to go to its owner."""
+        """The bytes (1 to 32) of the leaf with this label, for a key that is about to go to its owner.
+
+        A master key releases nothing: only branches do.
+        """
 
     # -- the PRF of RFC 3830 4.1.2 and RFC 6043 6.1, from PRF keys ---------------------------------------------------
 
     @abstractmethod
     def prf_key(self, key: Key, prf: PrfFunc, label: bytes, length: int, use: Use) -> Key:
-        """PRF(key, label) of `length` bytes (16 to 32) as a key with any use but BRANCH."""
+        """PRF(key, label) as a key with any use but BRANCH: PRF of 16 to 32 bytes, SIGN or VERIFY of 20 to 32,
+        ENCRYPT or DECRYPT of 16 or 32. The label must not be empty.
+        """
 
     @abstractmethod
     def prf_release(self, key: Key, prf: PrfFunc, label: bytes, length: int) -> bytes:
@@ -96,7 +103,10 @@ class KeyOperations(ABC):
 
     @abstractmethod
     def mac(self, key: Key, alg: MacAlg, data: bytes) -> bytes:
-        """The MAC (20 or 32 bytes) of `data` with a SIGN key. A NULL algorithm raises `UnsupportedKey`."""
+        """The MAC (20 or 32 bytes) of `data` with a SIGN key that is not shorter than it.
+
+        A NULL algorithm raises `UnsupportedKey`.
+        """
 
     @abstractmethod
     def verify(self, key: Key, alg: MacAlg, data: bytes, mac: bytes) -> None:
@@ -108,13 +118,23 @@ class KeyOperations(ABC):
 
     @abstractmethod
     def decrypt(self, key: Key, alg: EncrAlg, iv: bytes, data: bytes) -> bytes:
-        """The inverse of `encrypt`, with a DECRYPT key."""
+        """The inverse of `encrypt`, with a DECRYPT key. Raises `VerificationError` if an AES key wrap does not open."""
 
     # -- keys from outside -------------------------------------------------------------------------------------------
 
     @abstractmethod
     def load(self, value: bytes, use: Use) -> Key:
-        """A key whose bytes (16 to 32 in a token) the caller already has, such as the MPK of a base ticket."""
+        """A key whose bytes the caller already has, such as the MPK of a base ticket. Lengths as for `prf_key`.
+
+        In software PRF, SIGN and VERIFY keys may have up to 255 bytes.
+        """
+
+    def unwrap(self, key: Key, wrapped: bytes) -> Key:
+        """The envelope key (16 to 32 bytes) in a PKE payload, as a PRF key: RSAES-PKCS1-v1_5 with an UNWRAP key.
+
+        Raises VerificationError for whatever is wrong with `wrapped`: one answer, so that it is no padding oracle.
+        """
+        raise UnsupportedKey("these key operations have no RSA keys")
 
     @abstractmethod
     def random(self, length: int) -> bytes:

@@ -1,62 +1,119 @@
-"""Who sent a message: authentication by its MAC, then the directory, then the TLS peer (RFC 6043 4.2.1.2, 4.2.3.2)."""
+"""Who sent a message: authentication by MAC or signature, then the directory, then the TLS peer (4.2.1, 4.2.3)."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 
-from kms.crypto.interface import KeyOperations
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from kms.crypto.interface import Key, VerificationError
 from kms.crypto.protection import MessageProtection
 from kms.crypto.suite import Suite, suite_of
+from kms.engine.certificates import untrusted, verify_signature
+from kms.engine.context import Context
 from kms.engine.directory import Directory, Role, User
-from kms.engine.psk import PskSource, Subscriber
 from kms.engine.refusals import Reason, Refused
 from kms.engine.v1.link_pb2 import CALLED_SERVICE_FOCUS
 from kms.mikey import labels
 from kms.mikey.errors import AuthenticationError
 from kms.mikey.message import Message
-from kms.mikey.registry import IdRole, RandRole
+from kms.mikey.payloads import Cert, Chash, Pke, Sign
+from kms.mikey.registry import CertType, DataType, IdRole, RandRole
+
+_SENDERS = {
+    DataType.REQUEST_INIT_PSK: IdRole.INITIATOR,
+    DataType.REQUEST_INIT_PK: IdRole.INITIATOR,
+    DataType.RESOLVE_INIT_PSK: IdRole.RESPONDER,
+    DataType.RESOLVE_INIT_PK: IdRole.RESPONDER,
+}
 
 
 @dataclass(frozen=True, slots=True)
 class Authenticated:
-    """A message whose MAC verified: with whose PSK, and the protection of the answer to it."""
+    """A message whose MAC or signature verified.
+
+    `identity` is the sender's, `claimed` the one it used (IDRi or IDRr): the same, or an alias. `key` is the PSK or
+    envelope key that protects the answer. A PSK has the `version` of its enrolment, a signature the `fingerprint`
+    (SHA-256) of its certificate.
+    """
 
     message: Message
     suite: Suite
-    subscriber: Subscriber
+    identity: bytes
     claimed: bytes
-    ops: KeyOperations
+    key: Key
+    context: Context
+    version: int | None = None
+    fingerprint: bytes | None = None
+
+    @property
+    def by_psk(self) -> bool:
+        """Whether the sender has a PSK, whose auth_key can sign an Error message."""
+        return self.version is not None
 
     def protection(self, direction: int) -> MessageProtection:
-        """Protection of this exchange in a direction, from the subscriber's PSK (5.1.2)."""
-        return _protection(self.ops, self.message, self.subscriber, direction)
+        """Protection of this exchange in a direction, from the PSK or envelope key (5.1.2)."""
+        return _protection(self.context, self.message, self.key, direction)
 
 
-def authenticate(
-    message: Message, role: IdRole, *, ops: KeyOperations, psks: PskSource, kms_identity: bytes
-) -> Authenticated:
-    """Verify the MAC of an initial message with the PSK of its sender. `role` is that of the sender's IDR.
+def authenticate(message: Message, context: Context) -> Authenticated:
+    """Verify the MAC or signature of an initial message.
 
-    The directory is not asked before the MAC verified: an unknown sender takes the same path and the same time as a
-    known one. Raises AuthenticationError, or Refused for a message to another KMS.
+    The directory is not asked before that, so that an unknown sender takes the same path and the same time as a known
+    one. Raises AuthenticationError, or Refused for a message to another KMS.
     """
     addressed = message.idr(IdRole.KMS)
-    if addressed is not None and addressed != kms_identity:
+    if addressed is not None and addressed != context.kms_identity:
         raise Refused(Reason.WRONG_KMS, "IDRkms names another KMS")
-    claimed = message.idr(role)
+    if message.hdr.data_type in (DataType.REQUEST_INIT_PK, DataType.RESOLVE_INIT_PK):
+        return _authenticate_pk(message, context)
+    return _authenticate_psk(message, context)
+
+
+def _authenticate_psk(message: Message, context: Context) -> Authenticated:
+    claimed = message.idr(_SENDERS[message.hdr.data_type])
     suite = suite_of(message.hdr.prf)
-    subscriber = psks.find(message.idr(IdRole.PSK), claimed, suite.prf)
+    subscriber = context.psks.find(message.idr(IdRole.PSK), claimed, suite.prf)
     sender = subscriber.identity if claimed is None else claimed
-    _protection(ops, message, subscriber, labels.INITIAL).verify(message, sender, kms_identity)
-    return Authenticated(message, suite, subscriber, sender, ops)
+    protection = _protection(context, message, subscriber.psk, labels.INITIAL)
+    protection.verify(message, sender, context.kms_identity)
+    return Authenticated(
+        message, suite, subscriber.identity, sender, subscriber.psk, context, version=subscriber.version
+    )
 
 
-def _protection(
-    ops: KeyOperations, message: Message, subscriber: Subscriber, direction: int
-) -> MessageProtection:
+def _authenticate_pk(message: Message, context: Context) -> Authenticated:
+    """The signature first: only a subscriber gets as far as having the RSA key used on its PKE."""
+    if context.public_key is None:
+        raise Refused(Reason.UNEXPECTED_MESSAGE, "this KMS has no RSA key: use the PSK messages")
+    certificates = context.public_key.certificates
+    certificates.check_chash(message.find(Chash))
+    claimed = message.idr(_SENDERS[message.hdr.data_type])
+    if claimed is None:
+        raise untrusted()
+    certs = message.find_all(Cert) or _known_certificate(context.directory, claimed)
+    certificate = certificates.signer(certs, claimed, context.sources.now())
+    verify_signature(certificate, message.get(Sign), message.coverage(claimed, context.kms_identity))
+    try:
+        key = context.ops.unwrap(context.public_key.private_key(), message.get(Pke).data)
+    except VerificationError:
+        raise untrusted() from None
+    fingerprint = sha256(certificate.public_bytes(Encoding.DER)).digest()
+    suite = suite_of(message.hdr.prf)
+    return Authenticated(message, suite, claimed, claimed, key, context, fingerprint=fingerprint)
+
+
+def _known_certificate(directory: Directory, claimed: bytes) -> tuple[Cert, ...]:
+    """CERT may be left out when the KMS has the certificate (4.2.1.3): from enrolment."""
+    user = directory.find(claimed)
+    return (Cert(CertType.X509V3, user.certificate),) if user is not None and user.certificate else ()
+
+
+def _protection(context: Context, message: Message, key: Key, direction: int) -> MessageProtection:
     """RANDRi enters the keys of Ticket Request, RANDRr those of Ticket Resolve; the other is omitted (A-37)."""
     return MessageProtection(
-        ops,
-        subscriber.psk,
+        context.ops,
+        key,
         suite_of(message.hdr.prf).prf,
         message.hdr.csb_id,
         direction,
@@ -65,17 +122,15 @@ def _protection(
     )
 
 
-def authorise(
-    authenticated: Authenticated, directory: Directory, tls_identities: Sequence[str], called_service: int
-) -> User:
+def authorise(authenticated: Authenticated, tls_identities: Sequence[str], called_service: int) -> User:
     """The user behind an authenticated message, entitled to use this connection and this service.
 
     Raises AuthenticationError for one who is revoked or was enrolled anew since, exactly as for a wrong MAC.
     """
-    subscriber = authenticated.subscriber
-    user = directory.find(subscriber.identity)
-    if user is None or user.revoked or user.version != subscriber.version:
-        raise AuthenticationError(f"the MAC in V of {authenticated.message.name} does not verify")
+    directory = authenticated.context.directory
+    user = directory.find(authenticated.identity)
+    if user is None or user.revoked or not _enrolled_with(user, authenticated):
+        raise _unauthenticated(authenticated)
     if not user.may_speak_as(authenticated.claimed):
         raise Refused(Reason.NOT_AUTHORIZED, "the sender's identity is neither its own nor an alias of it")
     peers = [name.encode() for name in tls_identities]
@@ -89,6 +144,18 @@ def authorise(
             Reason.NOT_AUTHORIZED, "FocusService is for identities with the focus role: use ClientService"
         )
     return user
+
+
+def _enrolled_with(user: User, authenticated: Authenticated) -> bool:
+    if authenticated.by_psk:
+        return user.version == authenticated.version
+    return user.certificate is not None and sha256(user.certificate).digest() == authenticated.fingerprint
+
+
+def _unauthenticated(authenticated: Authenticated) -> AuthenticationError:
+    if authenticated.by_psk:
+        return AuthenticationError(f"the MAC in V of {authenticated.message.name} does not verify")
+    return untrusted()
 
 
 def _carried(user: User, directory: Directory, peers: Sequence[bytes]) -> bool:

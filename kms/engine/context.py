@@ -1,9 +1,11 @@
 """What an engine needs beside a message: the token, its keys, the directory, the clock and the operator's limits."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from kms.crypto.interface import KeyOperations
+from kms.crypto.interface import Key, KeyOperations
 from kms.crypto.sources import Sources
+from kms.engine.certificates import Certificates
 from kms.engine.directory import Directory
 from kms.engine.epochs import TicketKeys
 from kms.engine.granting import Limits
@@ -12,9 +14,18 @@ from kms.engine.tickets import MPK_LENGTH
 
 
 @dataclass(frozen=True, slots=True)
+class PublicKey:
+    """What the public-key messages need: trust in certificates, and the KMS's RSA key, which stays in the token."""
+
+    certificates: Certificates
+    private_key: Callable[[], Key]
+
+
+@dataclass(frozen=True, slots=True)
 class Context:
     """Made once per engine. `clock_skew` is in seconds; `base_mpk_length` is the length of MPKs in base tickets.
 
+    Without `public_key` the public-key messages are refused.
     With `counter_timestamps` a COUNTER T is accepted: only the replay cache then tells an old message from a new one.
     """
 
@@ -28,3 +39,4 @@ class Context:
     clock_skew: float = 60.0
     base_mpk_length: int = MPK_LENGTH
     counter_timestamps: bool = False
+    public_key: PublicKey | None = None

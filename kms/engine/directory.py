@@ -19,7 +19,8 @@ CREATE TABLE users (
     version INTEGER NOT NULL,
     revoked INTEGER NOT NULL DEFAULT 0,
     acts_for TEXT NOT NULL DEFAULT '[]',
-    enrolled_at INTEGER NOT NULL
+    enrolled_at INTEGER NOT NULL,
+    certificate BLOB
 ) STRICT;
 CREATE TABLE aliases (alias TEXT PRIMARY KEY, identity TEXT NOT NULL REFERENCES users) STRICT;
 CREATE INDEX aliases_of ON aliases (identity);
@@ -41,7 +42,10 @@ class DirectoryError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class User:
-    """One enrolled identity (a URI in UTF-8). `version` grows with each enrolment; `groups` are names of IDRr."""
+    """One enrolled identity (a URI in UTF-8). `version` grows with each enrolment; `groups` are names of IDRr.
+
+    One that signs is enrolled with its `certificate` (DER).
+    """
 
     identity: bytes
     role: Role
@@ -51,6 +55,7 @@ class User:
     groups: frozenset[bytes] = frozenset()
     acts_for: tuple[str, ...] = ()
     enrolled_at: int = 0
+    certificate: bytes | None = None
 
     def may_speak_as(self, identity: bytes) -> bool:
         """Whether `identity` is the user's own or one of its aliases, byte for byte."""
@@ -98,11 +103,12 @@ class Directory:
         except UnicodeDecodeError:
             return None
         row = self._db.execute(
-            "SELECT role, version, revoked, acts_for, enrolled_at FROM users WHERE identity = ?", (text,)
+            "SELECT role, version, revoked, acts_for, enrolled_at, certificate FROM users WHERE identity = ?",
+            (text,),
         ).fetchone()
         if row is None:
             return None
-        role, version, revoked, acts_for, enrolled_at = row
+        role, version, revoked, acts_for, enrolled_at, certificate = row
         return User(
             identity,
             Role(role),
@@ -112,6 +118,7 @@ class Directory:
             self._names("SELECT name FROM members WHERE identity = ?", identity),
             tuple(json.loads(acts_for)),
             enrolled_at,
+            certificate,
         )
 
     def all(self) -> list[User]:
@@ -121,7 +128,13 @@ class Directory:
         return [user for user in found if user is not None]
 
     def enrol(
-        self, identity: bytes, role: Role, *, aliases: tuple[bytes, ...] = (), acts_for: tuple[str, ...] = ()
+        self,
+        identity: bytes,
+        role: Role,
+        *,
+        aliases: tuple[bytes, ...] = (),
+        acts_for: tuple[str, ...] = (),
+        certificate: bytes | None = None,
     ) -> User:
         """Add a user, or a revoked one again with the next version. Raises DirectoryError if it is enrolled."""
         with self._transaction():
@@ -132,8 +145,8 @@ class Directory:
             version = old.version + 1 if old else 1
             self._db.execute("DELETE FROM aliases WHERE identity = ?", (_text(identity),))
             self._db.execute(
-                "INSERT OR REPLACE INTO users VALUES (?, ?, ?, 0, ?, ?)",
-                (_text(identity), role.value, version, json.dumps(acts_for), int(time.time())),
+                "INSERT OR REPLACE INTO users VALUES (?, ?, ?, 0, ?, ?, ?)",
+                (_text(identity), role.value, version, json.dumps(acts_for), int(time.time()), certificate),
             )
             self._db.executemany(
                 "INSERT INTO aliases VALUES (?, ?)", [(_text(alias), _text(identity)) for alias in aliases]

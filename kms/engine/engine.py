@@ -26,7 +26,10 @@ from kms.mikey.errors import MikeyError, ProtocolError
 from kms.mikey.exchange import check_message
 from kms.mikey.message import Message
 from kms.mikey.payloads import T
-from kms.mikey.registry import DataType, ErrorNo, IdRole, TsType
+from kms.mikey.registry import DataType, ErrorNo, TsType
+
+_REQUESTS = (DataType.REQUEST_INIT_PSK, DataType.REQUEST_INIT_PK)
+_RESOLVES = (DataType.RESOLVE_INIT_PSK, DataType.RESOLVE_INIT_PK)
 
 
 class Engine:
@@ -90,23 +93,15 @@ class _Exchange:
         context = self._context
         requesting_ticket = request.operation == OPERATION_REQUEST_TICKET
         message = self._message = Message.decode(raw)
-        check_message(message, DataType.REQUEST_INIT_PSK if requesting_ticket else DataType.RESOLVE_INIT_PSK)
+        check_message(message, *(_REQUESTS if requesting_ticket else _RESOLVES))
         self._check_time(message.get(T))
-        authenticated = caller.authenticate(
-            message,
-            IdRole.INITIATOR if requesting_ticket else IdRole.RESPONDER,
-            ops=context.ops,
-            psks=context.psks,
-            kms_identity=context.kms_identity,
-        )
-        user = caller.authorise(
-            authenticated, context.directory, list(request.tls_identities), request.called_service
-        )
+        authenticated = caller.authenticate(message, context)
+        user = caller.authorise(authenticated, list(request.tls_identities), request.called_service)
         self._authenticated = authenticated
         if requesting_ticket:
             focus = request.called_service == CALLED_SERVICE_FOCUS
-            return requesting.answer(authenticated, user, context, group_keys_allowed=focus)
-        return resolving.answer(authenticated, user, context)
+            return requesting.answer(authenticated, user, group_keys_allowed=focus)
+        return resolving.answer(authenticated, user)
 
     def _check_time(self, t: T) -> None:
         if t.ts_type == TsType.COUNTER:
@@ -129,7 +124,7 @@ class _Exchange:
             return b""
         t = self._context.sources.timestamp()
         numbers: Sequence[ErrorNo] = (refused.error_no,)
-        if self._authenticated is None:
+        if self._authenticated is None or not self._authenticated.by_psk:
             return error_message.build(self._message.hdr, numbers, t).raw
         # The auth_key of the message where the error occurred.
         alg = self._message.v.auth_alg

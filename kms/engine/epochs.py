@@ -108,7 +108,7 @@ class Epochs:
 
     def forget(self) -> None:
         """See TicketKeys."""
-        self._token.forget_masters()
+        self._token.masters()  # drops the handles of keys that are gone
         self._keys.clear()
         self._looked_up = 0.0
 

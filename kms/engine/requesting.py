@@ -2,7 +2,6 @@
 
 from kms.engine import granting, tickets
 from kms.engine.caller import Authenticated
-from kms.engine.context import Context
 from kms.engine.directory import User
 from kms.engine.refusals import Reason, Refused
 from kms.mikey import labels
@@ -12,8 +11,9 @@ from kms.mikey.registry import DataType, IdRole, IdType
 from kms.mikey.ticket_data import DERIVED_TICKET
 
 
-def answer(request: Authenticated, user: User, context: Context, *, group_keys_allowed: bool) -> Message:
+def answer(request: Authenticated, user: User, *, group_keys_allowed: bool) -> Message:
     """Grant a ticket with its keys to an authorised user. Raises Refused or MikeyError."""
+    context = request.context
     desired = request.message.get(Tp).policy
     if desired.prf != request.suite.prf:
         raise Refused(
@@ -43,7 +43,7 @@ def answer(request: Authenticated, user: User, context: Context, *, group_keys_a
         Idr(IdRole.KMS, IdType.URI, context.kms_identity),
         ticket,
         protection.seal(keys, request.suite.encr_alg, t),
-        unsigned_v(request.message.v.auth_alg),
+        unsigned_v(request.suite.mac_alg),
     ]
     sent = request.message.hdr
     hdr = Hdr(DataType.REQUEST_RESP, sent.csb_id, sent.prf)

@@ -3,7 +3,6 @@
 from kms.crypto.interface import Use, VerificationError
 from kms.engine import tickets
 from kms.engine.caller import Authenticated
-from kms.engine.context import Context
 from kms.engine.directory import User
 from kms.engine.refusals import Reason, Refused
 from kms.engine.tickets import Modifier, TicketSecrets
@@ -15,12 +14,13 @@ from kms.mikey.payloads import Flags, Hdr, Idr, InitiatorData, Payload, Randr, T
 from kms.mikey.registry import DataType, IdRole, IdType, RandRole
 
 
-def answer(request: Authenticated, user: User, context: Context) -> Message:
+def answer(request: Authenticated, user: User) -> Message:
     """Open a ticket for an authorised responder. Raises Refused or MikeyError.
 
     Order: is the ticket ours and untouched, is it valid now, may this responder have its keys, did its requester send
     it (Vr). Only then are keys derived and forked.
     """
+    context = request.context
     ticket = request.message.get(Ticket)
     policy = ticket.policy
     rules.check_granted(policy)
@@ -38,7 +38,7 @@ def answer(request: Authenticated, user: User, context: Context) -> Message:
     _check_responder(ticket, user)
     modifier = None
     if policy.flags & Flags.I:
-        _verify_initiator_data(ticket, secrets, request, context)
+        _verify_initiator_data(ticket, secrets, request)
         randr_kms = context.sources.random(secrets.longest_forked(), "RANDRkms")
         modifier = Modifier(request.claimed, randr_kms)
     keys = secrets.for_responder(modifier)
@@ -55,7 +55,7 @@ def answer(request: Authenticated, user: User, context: Context) -> Message:
             Idr(IdRole.RESPONDER, IdType.URI, modifier.id_data),
             Randr(RandRole.KMS, modifier.randr_kms),
         )
-    payloads.append(unsigned_v(request.message.v.auth_alg))
+    payloads.append(unsigned_v(request.suite.mac_alg))
     sent = request.message.hdr
     hdr = Hdr(DataType.RESOLVE_RESP, sent.csb_id, sent.prf)
     return protection.sign(Message.build(hdr, payloads), request.message.raw)
@@ -75,9 +75,7 @@ def _check_responder(ticket: Ticket, user: User) -> None:
         raise Refused(Reason.NOT_AUTHORIZED, "the ticket does not name this responder")
 
 
-def _verify_initiator_data(
-    ticket: Ticket, secrets: TicketSecrets, request: Authenticated, context: Context
-) -> None:
+def _verify_initiator_data(ticket: Ticket, secrets: TicketSecrets, request: Authenticated) -> None:
     """Vr shows that the requester of the ticket sent this TRANSFER_INIT: only it and the KMS have MPKr (6.10)."""
     try:
         data = InitiatorData.decode(ticket.initiator_data)
@@ -85,10 +83,11 @@ def _verify_initiator_data(
             raise Refused(
                 Reason.INITIATOR_NOT_AUTHENTIC, "Vr does not use the algorithm of the ticket's suite"
             )
-        key = context.ops.prf_key(
+        ops = request.context.ops
+        key = ops.prf_key(
             secrets.mpkr_key(), request.suite.prf, labels.vr_key(), request.suite.auth_key_length, Use.VERIFY
         )
-        context.ops.verify(key, data.vr.auth_alg, data.vr_coverage(), data.vr.mac)
+        ops.verify(key, data.vr.auth_alg, data.vr_coverage(), data.vr.mac)
     except VerificationError:
         raise Refused(
             Reason.INITIATOR_NOT_AUTHENTIC,

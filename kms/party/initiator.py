@@ -136,8 +136,8 @@ class OutgoingTransfer:
 
     # -- TRANSFER_RESP -------------------------------------------------------------------------------------------------
 
-    def complete(self, raw: bytes) -> Session:
-        """Verify the TRANSFER_RESP; the established session.
+    def complete(self, raw: bytes, *, expected: bytes | None = None) -> Session:
+        """Verify the TRANSFER_RESP; the established session. `expected` is who must have answered; None is anybody.
 
         Raises ReceivedError for an Error message, AuthenticationError if the sender is not who the KMS told us,
         ProtocolError or DecodeError for everything else. A refused message changes nothing: another may follow.
@@ -160,6 +160,10 @@ class OutgoingTransfer:
             randr_r=randr_r,
         )
         protection.verify(message, self.message.raw)
+        if expected is not None and identity_r != expected:
+            raise ProtocolError(
+                "TRANSFER_RESP: another responder of the ticket answered (IDRr)", ErrorNo.INVALID_ID
+            )
         received = open_keys(message, protection, allowed=bool(flags & Flags.M))
         check_answered(self.message, message)
         known = (*session_keys, *self._keys)

@@ -33,6 +33,7 @@ from kms.mikey.payloads import (
     Ticket,
 )
 from kms.mikey.registry import DataType, ErrorNo, IdRole, IdType, MapType, PrfFunc, RandRole, TicketType
+from kms.mikey.srtp import SrtpPolicy
 from kms.mikey.ticket_data import BASE_TICKET, TicketData
 from kms.party.acceptance import Acceptance
 from kms.party.bundle import Bundle, check_supplied, open_keys
@@ -248,6 +249,10 @@ class IncomingTransfer:
     def offered(self) -> tuple[GenericIdSession, ...]:
         """The proposed crypto sessions, by CS ID."""
         return tuple(session for _, session in sorted(self._offered.sessions.items()))
+
+    def policy(self, number: int) -> SrtpPolicy:
+        """The SRTP policy of a number that the proposed crypto sessions name."""
+        return self._offered.policies[number]
 
     @property
     def session_keys(self) -> tuple[KeyData, ...]:

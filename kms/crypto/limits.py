@@ -8,6 +8,7 @@ _CIPHER_KEYS = {EncrAlg.AES_CM_128: 16, EncrAlg.AES_KW_128: 16, EncrAlg.AES_CM_2
 _IVS = {EncrAlg.AES_CM_128: 16, EncrAlg.AES_KW_128: 8, EncrAlg.AES_CM_256: 16}
 _MAX_AES_CM = 1 << 20  # the counter has 16 bits (RFC 3830 4.2.3)
 
+SYMMETRIC_USES = tuple(use for use in Use if use is not Use.UNWRAP)
 LEAF_USES = (Use.PRF, Use.SIGN, Use.VERIFY)
 PRF_USES = (*LEAF_USES, Use.ENCRYPT, Use.DECRYPT)
 
@@ -39,6 +40,13 @@ def check_new_key(use: Use, length: int, allowed: tuple[Use, ...], most: int = 3
         check_length("a MAC key", length, 20, most)
 
 
+def check_prf(label: bytes, length: int, least: int, most: int) -> None:
+    """Raise UnsupportedKey for an empty label, which no RFC has and NSS does not take, or a wrong output length."""
+    check_length("a PRF output", length, least, most)
+    if not label:
+        raise UnsupportedKey("a PRF label must not be empty")
+
+
 def mac_length(key: Key, alg: MacAlg) -> int:
     """Bytes of the MAC. Raises UnsupportedKey for NULL and for a key that is shorter than the MAC."""
     length = MAC_LENGTHS.get(alg)
@@ -54,7 +62,9 @@ def check_cipher(key: Key, alg: EncrAlg, iv: bytes, data: bytes) -> None:
     if alg not in _CIPHER_KEYS:
         raise UnsupportedKey(f"encryption algorithm {alg.name} encrypts nothing")
     if key.length != _CIPHER_KEYS[alg]:
-        raise UnsupportedKey(f"{alg.name} needs a key of {_CIPHER_KEYS[alg]} bytes, this one has {key.length}")
+        raise UnsupportedKey(
+            f"{alg.name} needs a key of {_CIPHER_KEYS[alg]} bytes, this one has {key.length}"
+        )
     if len(iv) != _IVS[alg]:
         raise UnsupportedKey(f"{alg.name} needs an IV of {_IVS[alg]} bytes, not {len(iv)}")
     if len(data) > _MAX_AES_CM:

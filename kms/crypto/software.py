@@ -6,14 +6,17 @@ from contextlib import contextmanager
 from hashlib import sha256
 
 from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric.padding import PKCS1v15
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 from cryptography.hazmat.primitives.ciphers import Cipher
 from cryptography.hazmat.primitives.ciphers.algorithms import AES
 from cryptography.hazmat.primitives.ciphers.modes import CBC, CTR, ECB
 from cryptography.hazmat.primitives.hashes import SHA1, SHA256
 from cryptography.hazmat.primitives.hmac import HMAC
+from cryptography.hazmat.primitives.serialization import load_der_private_key
 
 from kms.crypto import keywrap, limits
-from kms.crypto.interface import Key, KeyOperations, Use, VerificationError, WrongUse
+from kms.crypto.interface import Key, KeyOperations, UnsupportedKey, Use, VerificationError, WrongUse
 from kms.crypto.prf import prf as compute_prf
 from kms.mikey.registry import EncrAlg, MacAlg, PrfFunc
 
@@ -38,7 +41,8 @@ class SoftwareKey(Key):
 
 
 class SoftwareKeys(KeyOperations):
-    """See KeyOperations. PRF keys may have 16 to 255 bytes (several blocks of RFC 3830's PRF).
+    """See KeyOperations. PRF keys may have 16 to 255 bytes (several blocks of RFC 3830's PRF). An UNWRAP key is
+    loaded from the DER of its PKCS #8 form.
 
     `random` gives that many random bytes: the operating system's unless a test scripts it. Keys made in a scope are
     overwritten at its end; what Python copied on the way is not.
@@ -77,11 +81,12 @@ class SoftwareKeys(KeyOperations):
     def prf_key(self, key: Key, prf: PrfFunc, label: bytes, length: int, use: Use) -> Key:
         """See KeyOperations."""
         limits.check_new_key(use, length, limits.PRF_USES)
+        limits.check_prf(label, length, 16, 32)
         return self._keep(use, compute_prf(self._value(key, Use.PRF), prf, label, length))
 
     def prf_release(self, key: Key, prf: PrfFunc, label: bytes, length: int) -> bytes:
         """See KeyOperations."""
-        limits.check_length("a PRF release", length, 1, 64)
+        limits.check_prf(label, length, 1, 64)
         return compute_prf(self._value(key, Use.PRF), prf, label, length)
 
     def mac(self, key: Key, alg: MacAlg, data: bytes) -> bytes:
@@ -114,8 +119,21 @@ class SoftwareKeys(KeyOperations):
 
     def load(self, value: bytes, use: Use) -> Key:
         """See KeyOperations."""
-        limits.check_new_key(use, len(value), tuple(Use), _LONGEST_KEY)
+        if use is Use.UNWRAP:
+            _rsa_key(value)
+        else:
+            limits.check_new_key(use, len(value), limits.SYMMETRIC_USES, _LONGEST_KEY)
         return self._keep(use, value)
+
+    def unwrap(self, key: Key, wrapped: bytes) -> Key:
+        """See KeyOperations."""
+        private_key = _rsa_key(self._value(key, Use.UNWRAP))
+        try:
+            value = private_key.decrypt(wrapped, PKCS1v15())
+            limits.check_new_key(Use.PRF, len(value), limits.SYMMETRIC_USES)
+        except (ValueError, UnsupportedKey):
+            raise VerificationError("the envelope key does not open") from None
+        return self._keep(Use.PRF, value)
 
     def random(self, length: int) -> bytes:
         """See KeyOperations."""
@@ -144,3 +162,13 @@ class SoftwareKeys(KeyOperations):
             raise WrongUse("the key was destroyed when its scope ended")
         limits.check_use(key, use)
         return key.value
+
+
+def _rsa_key(der: bytes | bytearray) -> RSAPrivateKey:
+    try:
+        key = load_der_private_key(bytes(der), password=None)
+    except (ValueError, TypeError):
+        raise UnsupportedKey("not the DER of an unencrypted private key (PKCS #8)") from None
+    if not isinstance(key, RSAPrivateKey) or key.key_size < 2048:
+        raise UnsupportedKey("an RSA key of 2048 bits or more is needed")
+    return key

@@ -1,0 +1,289 @@
+"""The key operations on a PKCS#11 token: every key is an object in it, sensitive and not extractable."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from ctypes import memmove
+from hashlib import sha256
+
+from hsm import cryptoki as ck
+from hsm import prf as token_prf
+from hsm.capabilities import Capabilities
+from hsm.cryptoki import AesCbcEncryptDataParams, AesCtrParams, Mechanism
+from hsm.errors import KeyNotFound, TokenFault
+from hsm.session import HMAC_SHA_1, HMAC_SHA_256, Buffer, Session, buffer, wipe
+from hsm.templates import Templates
+from kms.crypto import keywrap, limits
+from kms.crypto.interface import Key, KeyOperations, UnsupportedKey, Use, VerificationError, WrongUse
+from kms.mikey.registry import EncrAlg, MacAlg, PrfFunc
+
+_HMACS = {MacAlg.HMAC_SHA_1_160: HMAC_SHA_1, MacAlg.HMAC_SHA_256_256: HMAC_SHA_256}
+_HASH_LENGTH = 32
+_CBC = Mechanism(ck.AES_CBC, buffer(16))
+_ECB = Mechanism(ck.AES_ECB)
+RSA = Mechanism(ck.RSA_PKCS)
+
+
+class TokenKey(Key):
+    """An object in a token, known by its handle; 0 once it was destroyed. `length` is that of the key, not counting
+    the zeros behind a PRF key that was padded.
+    """
+
+    __slots__ = ("handle", "is_master", "owner")
+
+    def __init__(self, owner: "TokenOperations", use: Use, length: int, handle: int, is_master: bool) -> None:
+        super().__init__(use, length)
+        self.owner = owner
+        self.handle = handle
+        self.is_master = is_master
+
+
+class TokenOperations(KeyOperations):
+    """See KeyOperations. Besides its errors, all raise TokenFault, TokenGone or KeyNotFound.
+
+    One object is one session, for one thread. Keys of another session, such as one before the token was reset,
+    raise KeyNotFound.
+    """
+
+    def __init__(self, session: Session, capabilities: Capabilities) -> None:
+        self.session = session
+        self.capabilities = capabilities
+        self._scopes: list[list[TokenKey]] = []
+        self._derive_params = AesCbcEncryptDataParams()
+        self._derive_mechanism = Mechanism(ck.AES_CBC_ENCRYPT_DATA, self._derive_params)
+        self.adopt()
+
+    def adopt(self) -> None:
+        """Take over what the probe has found."""
+        self._templates = Templates(
+            allowed_mechanisms=self.capabilities.allowed_mechanisms,
+            native_prf=bool(self.capabilities.native_prf),
+        )
+
+    @contextmanager
+    def scope(self) -> Iterator[None]:
+        """See KeyOperations."""
+        made: list[TokenKey] = []
+        self._scopes.append(made)
+        try:
+            yield
+        finally:
+            self._scopes.pop()
+            self._destroy(made)
+
+    # -- this project's own derivation -------------------------------------------------------------------------------
+
+    def branch(self, parent: Key, label: bytes) -> Key:
+        """See KeyOperations."""
+        return self._derive(parent, label, 32, Use.BRANCH)
+
+    def leaf(self, parent: Key, label: bytes, length: int, use: Use) -> Key:
+        """See KeyOperations."""
+        limits.check_new_key(use, length, limits.LEAF_USES)
+        if use is Use.PRF and length < _HASH_LENGTH and not self.capabilities.short_hmac:
+            return self._padded_leaf(parent, label, length)
+        return self._derive(parent, label, length, use)
+
+    def release(self, parent: Key, label: bytes, length: int) -> bytes:
+        """See KeyOperations. A master releases nothing: WrongUse."""
+        limits.check_length("a release", length, 1, 32)
+        out = self._release(parent, label)
+        try:
+            return bytes(out[:length])
+        finally:
+            wipe(out)
+
+    def _derive(self, parent: Key, label: bytes, length: int, use: Use) -> TokenKey:
+        base = self.handle(parent, Use.BRANCH)
+        digest = sha256(label).digest()
+        self._derive_params.data, self._derive_params.length = digest, len(digest)
+        handle = self.session.derive(self._derive_mechanism, base, self._templates.derive(use, length))
+        return self._keep(use, length, handle)
+
+    def _release(self, parent: Key, label: bytes) -> Buffer:
+        base = self.handle(parent, Use.BRANCH)
+        if isinstance(parent, TokenKey) and parent.is_master:
+            raise WrongUse("a master key releases nothing: derive a branch from it first")
+        return self.session.encrypt(_CBC, base, sha256(label).digest())
+
+    def _padded_leaf(self, parent: Key, label: bytes, length: int) -> TokenKey:
+        # A key shorter than the hash cannot be padded inside the token: its bytes pass through here.
+        out = self._release(parent, label)
+        try:
+            return self._load(out, length, Use.PRF)
+        finally:
+            wipe(out)
+
+    # -- the PRF of RFC 3830 4.1.2 -----------------------------------------------------------------------------------
+
+    def prf_key(self, key: Key, prf: PrfFunc, label: bytes, length: int, use: Use) -> Key:
+        """See KeyOperations."""
+        limits.check_new_key(use, length, limits.PRF_USES)
+        limits.check_prf(label, length, 16, 32)
+        handle = self.handle(key, Use.PRF)
+        if prf in self.capabilities.native_prf and (
+            use is not Use.PRF or length >= _HASH_LENGTH or self.capabilities.short_hmac
+        ):
+            derived = self.session.derive(
+                token_prf.kdf(prf, label), handle, self._templates.derive(use, length)
+            )
+            return self._keep(use, length, derived)
+        out = token_prf.p_function(self.session, handle, prf, label, length)
+        try:
+            return self._load(out, length, use)
+        finally:
+            wipe(out)
+
+    def prf_release(self, key: Key, prf: PrfFunc, label: bytes, length: int) -> bytes:
+        """See KeyOperations."""
+        limits.check_prf(label, length, 1, 64)
+        out = token_prf.p_function(self.session, self.handle(key, Use.PRF), prf, label, length)
+        try:
+            return bytes(out)
+        finally:
+            wipe(out)
+
+    # -- using keys --------------------------------------------------------------------------------------------------
+
+    def mac(self, key: Key, alg: MacAlg, data: bytes) -> bytes:
+        """See KeyOperations."""
+        handle = self.handle(key, Use.SIGN)
+        length = limits.mac_length(key, alg)
+        out = buffer(length)
+        self.session.sign(_HMACS[alg], handle, data, len(data), out, length)
+        return bytes(out)
+
+    def verify(self, key: Key, alg: MacAlg, data: bytes, mac: bytes) -> None:
+        """See KeyOperations."""
+        handle = self.handle(key, Use.VERIFY)
+        if len(mac) != limits.mac_length(key, alg):
+            raise VerificationError("the MAC does not verify")
+        try:
+            self.session.verify(_HMACS[alg], handle, data, mac)
+        except TokenFault as fault:
+            if fault.function == "C_Verify" and fault.ckr in self.capabilities.wrong_mac:
+                raise VerificationError("the MAC does not verify") from None
+            raise
+
+    def encrypt(self, key: Key, alg: EncrAlg, iv: bytes, data: bytes) -> bytes:
+        """See KeyOperations."""
+        handle = self.handle(key, Use.ENCRYPT)
+        limits.check_cipher(key, alg, iv, data)
+        if alg is EncrAlg.AES_KW_128:
+            return keywrap.wrap(_on_bytes(self.session.encrypt, _ECB, handle), iv, data)
+        return _on_bytes(self.session.encrypt, _counter_mode(iv), handle)(data)
+
+    def decrypt(self, key: Key, alg: EncrAlg, iv: bytes, data: bytes) -> bytes:
+        """See KeyOperations."""
+        handle = self.handle(key, Use.DECRYPT)
+        limits.check_cipher(key, alg, iv, data)
+        if alg is EncrAlg.AES_KW_128:
+            return keywrap.unwrap(_on_bytes(self.session.decrypt, _ECB, handle), iv, data)
+        return _on_bytes(self.session.decrypt, _counter_mode(iv), handle)(data)
+
+    # -- keys from outside -------------------------------------------------------------------------------------------
+
+    def load(self, value: bytes, use: Use) -> Key:
+        """See KeyOperations."""
+        limits.check_new_key(use, len(value), limits.SYMMETRIC_USES)
+        copy = buffer(len(value))
+        memmove(copy, value, len(value))
+        try:
+            return self._load(copy, len(value), use)
+        finally:
+            wipe(copy)
+
+    def unwrap(self, key: Key, wrapped: bytes) -> Key:
+        """See KeyOperations."""
+        handle = self.handle(key, Use.UNWRAP)
+        try:
+            return self._unwrap(handle, wrapped)
+        except UnsupportedKey:
+            raise VerificationError("the envelope key does not open") from None
+        except TokenFault as fault:
+            if fault.ckr in self.capabilities.wrong_wrap:
+                raise VerificationError("the envelope key does not open") from None
+            raise
+
+    def _unwrap(self, handle: int, wrapped: bytes) -> TokenKey:
+        opened = self.session.unwrap(RSA, handle, wrapped, self._templates.unwrap())
+        try:
+            length = int.from_bytes(self.session.attribute(opened, ck.VALUE_LEN), "little")
+            limits.check_new_key(Use.PRF, length, limits.SYMMETRIC_USES)
+        except BaseException:
+            self.session.destroy(opened)
+            raise
+        if length == _HASH_LENGTH or self.capabilities.short_hmac:
+            return self._keep(Use.PRF, length, opened)
+        # Too short for the token's HMAC, and it cannot be padded inside: its bytes pass through here.
+        self.session.destroy(opened)
+        value = self.session.decrypt_rsa(RSA, handle, wrapped)
+        try:
+            return self._load(value, length, Use.PRF)
+        finally:
+            wipe(value)
+
+    def random(self, length: int) -> bytes:
+        """See KeyOperations."""
+        return self.session.random(length)
+
+    def _load(self, value: Buffer, length: int, use: Use) -> TokenKey:
+        # HMAC keys are padded with zeros to its block anyway; SoftHSM refuses those that are shorter than the hash.
+        size = _HASH_LENGTH if use is Use.PRF else length
+        exact = buffer(size)
+        memmove(exact, value, length)
+        try:
+            return self._keep(use, length, self.session.create(self._templates.load(use, length), exact))
+        finally:
+            wipe(exact)
+
+    # -- handles -----------------------------------------------------------------------------------------------------
+
+    def _keep(self, use: Use, length: int, handle: int) -> TokenKey:
+        key = TokenKey(self, use, length, handle, is_master=False)
+        if self._scopes:
+            self._scopes[-1].append(key)
+        return key
+
+    def handle(self, key: Key, use: Use) -> int:
+        """The handle of a live key of this session that has this use."""
+        if not isinstance(key, TokenKey):
+            raise WrongUse("the key belongs to other key operations")
+        if key.owner is not self:
+            raise KeyNotFound("the key is of another session of the token: look it up or derive it again")
+        if not key.handle:
+            raise WrongUse("the key was destroyed when its scope ended")
+        limits.check_use(key, use)
+        return key.handle
+
+    def _destroy(self, keys: list[TokenKey]) -> None:
+        """Destroy all of them, also when one fails; then raise the first failure."""
+        failure: Exception | None = None
+        for key in keys:
+            handle, key.handle = key.handle, 0
+            try:
+                self.session.destroy(handle)
+            except (TokenFault, KeyNotFound) as error:
+                failure = failure or error
+        if failure is not None:
+            raise failure
+
+
+def _counter_mode(iv: bytes) -> Mechanism:
+    params = AesCtrParams(counter_bits=128)
+    params.block[:] = iv
+    return Mechanism(ck.AES_CTR, params)
+
+
+def _on_bytes(
+    operation: Callable[[Mechanism, int, bytes], Buffer], mechanism: Mechanism, handle: int
+) -> Callable[[bytes], bytes]:
+    def run(data: bytes) -> bytes:
+        if not data:
+            return b""
+        out = operation(mechanism, handle, data)
+        try:
+            return bytes(out)
+        finally:
+            wipe(out)
+
+    return run

@@ -1,0 +1,214 @@
+"""Trying every operation with known keys before a token is used: its mechanism list is not believed.
+
+The known answers come from kms.crypto.software, which agrees with the RFC's test vectors.
+"""
+
+from collections.abc import Callable
+from functools import partial
+
+from hsm import cryptoki as ck
+from hsm.capabilities import COMPOSED, NATIVE, Rung
+from hsm.cryptoki import Mechanism
+from hsm.errors import KeyNotFound, TokenFault, TokenGone, TokenUnfit
+from hsm.operations import TokenOperations
+from hsm.templates import Template
+from kms.crypto.interface import KeyOperations, Use, VerificationError
+from kms.crypto.limits import MAC_LENGTHS
+from kms.crypto.software import SoftwareKeys
+from kms.mikey.registry import EncrAlg, MacAlg, PrfFunc
+
+Test = Callable[[KeyOperations], list[bytes]]
+_KEY = bytes(range(1, 33))
+_LABEL = b"known-answer test"
+_DATA = bytes(range(64))
+_SHA_256 = MacAlg.HMAC_SHA_256_256
+_KDF = "CKM_SP800_108_DOUBLE_PIPELINE_KDF"
+
+
+def run(token: TokenOperations, *, require_native_prf: bool) -> tuple[Rung, ...]:
+    """Find out how each operation is done on this token. Raises TokenUnfit, naming the operation that fails."""
+    _choose_templates(token)
+    return (
+        *_derivations(token),
+        *(_macs(token, alg) for alg in MAC_LENGTHS),
+        *(rung for func in PrfFunc for rung in _prfs(token, func, require_native_prf)),
+        *(_ciphers(token, alg) for alg in (EncrAlg.AES_CM_128, EncrAlg.AES_CM_256, EncrAlg.AES_KW_128)),
+    )
+
+
+def weaknesses(token: TokenOperations) -> tuple[str, ...]:
+    """What the token would let a caller do that the keys' attributes forbid. Found by trying it on a test key."""
+    found = []
+    with token.scope():
+        branch = token.handle(token.load(_KEY, Use.BRANCH), Use.BRANCH)
+        for kind, what in ((ck.EXTRACTABLE, "can be extracted"), (ck.SIGN, "has further uses")):
+            try:
+                token.session.destroy(token.session.copy(branch, Template([(kind, True)])))
+            except TokenFault:
+                continue
+            found.append(f"C_CopyObject makes a copy that {what}, although CKA_COPYABLE is false")
+        try:
+            token.session.encrypt(Mechanism(ck.AES_ECB), branch, bytes(16))
+        except TokenFault:
+            pass
+        else:
+            found.append("CKA_ALLOWED_MECHANISMS is not enforced")
+    return tuple(found)
+
+
+# -- one family of operations each -----------------------------------------------------------------------------------
+
+
+def _derivations(token: TokenOperations) -> list[Rung]:
+    _demand("branch, leaf, release", token, _own_derivation)
+    token.capabilities.short_hmac = True
+    token.capabilities.short_hmac = _passes(token, _short_leaf)
+    _demand("leaf for PRF under 32 bytes", token, _short_leaf)
+    short = (
+        (NATIVE, "CKM_AES_CBC_ENCRYPT_DATA")
+        if token.capabilities.short_hmac
+        else (COMPOSED, "CKM_AES_CBC, C_CreateObject")
+    )
+    return [
+        Rung("branch, leaf", NATIVE, "CKM_AES_CBC_ENCRYPT_DATA"),
+        Rung("leaf for PRF under 32 bytes", *short),
+        Rung("release", NATIVE, "CKM_AES_CBC"),
+    ]
+
+
+def _macs(token: TokenOperations, alg: MacAlg) -> Rung:
+    _learn_wrong_mac(token, alg)
+    _demand(alg.name, token, partial(_mac, alg))
+    hmac = "CKM_SHA_1_HMAC" if alg is MacAlg.HMAC_SHA_1_160 else "CKM_SHA256_HMAC"
+    return Rung(f"mac, verify {alg.name}", NATIVE, hmac)
+
+
+def _prfs(token: TokenOperations, func: PrfFunc, require_native: bool) -> list[Rung]:
+    token.capabilities.native_prf.add(func)
+    token.adopt()
+    native = _passes(token, partial(_prf_keys, func))
+    if not native:
+        token.capabilities.native_prf.discard(func)
+        token.adopt()
+        if require_native:
+            raise TokenUnfit(
+                f"the token does not compute {func.name} by itself ({_KDF}): require_native_prf forbids it"
+            )
+    _demand(f"prf_key {func.name}", token, partial(_prf_keys, func))
+    _demand(f"prf_release {func.name}", token, partial(_prf_release, func))
+    hmac = "CKM_SHA_1_HMAC" if func is PrfFunc.MIKEY_1 else "CKM_SHA256_HMAC"
+    return [
+        Rung(f"prf_key {func.name}", *((NATIVE, _KDF) if native else (COMPOSED, f"{hmac}, C_CreateObject"))),
+        Rung(f"prf_release {func.name}", NATIVE, hmac),
+    ]
+
+
+def _ciphers(token: TokenOperations, alg: EncrAlg) -> Rung:
+    _demand(alg.name, token, partial(_cipher, alg))
+    how = (COMPOSED, "CKM_AES_ECB") if alg is EncrAlg.AES_KW_128 else (NATIVE, "CKM_AES_CTR")
+    return Rung(f"encrypt, decrypt {alg.name}", *how)
+
+
+# -- choosing --------------------------------------------------------------------------------------------------------
+
+
+def _choose_templates(token: TokenOperations) -> None:
+    """Does the token take CKA_ALLOWED_MECHANISMS?"""
+    token.capabilities.allowed_mechanisms = True
+    token.adopt()
+    if not _passes(token, _own_derivation):
+        token.capabilities.allowed_mechanisms = False
+        token.adopt()
+
+
+def _learn_wrong_mac(token: TokenOperations, alg: MacAlg) -> None:
+    """What does C_Verify return for a wrong MAC? NSS says CKR_DEVICE_ERROR."""
+    length = MAC_LENGTHS[alg]
+    with token.scope():
+        key = token.load(_KEY[:length], Use.VERIFY)
+        try:
+            token.verify(key, alg, _DATA, bytes(length))
+        except VerificationError:
+            return
+        except (TokenGone, KeyNotFound):
+            raise
+        except TokenFault as fault:
+            if fault.function != "C_Verify":
+                raise TokenUnfit(f"{alg.name}: {fault}") from None
+            token.capabilities.wrong_mac.add(fault.ckr)
+            return
+    raise TokenUnfit(f"the token accepts a wrong {alg.name}")
+
+
+def _passes(token: TokenOperations, test: Test) -> bool:
+    try:
+        return _run(token, test) == _run(SoftwareKeys(), test)
+    except TokenGone:
+        raise
+    except (TokenFault, KeyNotFound):
+        return False
+
+
+def _demand(operation: str, token: TokenOperations, test: Test) -> None:
+    try:
+        answer = _run(token, test)
+    except TokenGone:
+        raise
+    except (TokenFault, VerificationError) as fault:
+        raise TokenUnfit(f"the token cannot do {operation}: {fault}") from None
+    if answer != _run(SoftwareKeys(), test):
+        raise TokenUnfit(f"the token computes {operation} wrongly: its known-answer test failed")
+
+
+def _run(ops: KeyOperations, test: Test) -> list[bytes]:
+    with ops.scope():
+        return test(ops)
+
+
+# -- known-answer tests: each gives what can be compared -------------------------------------------------------------
+
+
+def _own_derivation(ops: KeyOperations) -> list[bytes]:
+    branch = ops.branch(ops.load(_KEY, Use.BRANCH), _LABEL)
+    leaf = ops.leaf(branch, _LABEL, 32, Use.SIGN)
+    short = ops.leaf(branch, _LABEL, 20, Use.SIGN)
+    return [
+        ops.release(branch, _LABEL, 32),
+        ops.mac(leaf, _SHA_256, _DATA),
+        ops.mac(short, MacAlg.HMAC_SHA_1_160, _DATA),
+    ]
+
+
+def _mac(alg: MacAlg, ops: KeyOperations) -> list[bytes]:
+    length = MAC_LENGTHS[alg]
+    mac = ops.mac(ops.load(_KEY[:length], Use.SIGN), alg, _DATA)
+    ops.verify(ops.load(_KEY[:length], Use.VERIFY), alg, _DATA, mac)
+    return [mac]
+
+
+def _short_leaf(ops: KeyOperations) -> list[bytes]:
+    leaf = ops.leaf(ops.load(_KEY, Use.BRANCH), _LABEL, 16, Use.PRF)
+    return [ops.prf_release(leaf, func, _LABEL, 64) for func in PrfFunc]
+
+
+def _prf_keys(func: PrfFunc, ops: KeyOperations) -> list[bytes]:
+    key = ops.load(_KEY, Use.PRF)
+    short = ops.load(_KEY[:16], Use.PRF)
+    forked = ops.prf_key(key, func, _LABEL, 32, Use.PRF)
+    return [
+        ops.mac(ops.prf_key(key, func, _LABEL, 32, Use.SIGN), _SHA_256, _DATA),
+        ops.mac(ops.prf_key(short, func, _LABEL, 20, Use.SIGN), MacAlg.HMAC_SHA_1_160, _DATA),
+        ops.encrypt(ops.prf_key(key, func, _LABEL, 16, Use.ENCRYPT), EncrAlg.AES_CM_128, bytes(16), _DATA),
+        ops.mac(ops.prf_key(forked, func, _LABEL, 32, Use.SIGN), _SHA_256, _DATA),
+    ]
+
+
+def _prf_release(func: PrfFunc, ops: KeyOperations) -> list[bytes]:
+    return [ops.prf_release(ops.load(_KEY, Use.PRF), func, _LABEL, length) for length in (14, 32, 64)]
+
+
+def _cipher(alg: EncrAlg, ops: KeyOperations) -> list[bytes]:
+    value = _KEY if alg is EncrAlg.AES_CM_256 else _KEY[:16]
+    iv = _KEY[:8] if alg is EncrAlg.AES_KW_128 else _KEY[:14] + b"\0\0"
+    sealed = ops.encrypt(ops.load(value, Use.ENCRYPT), alg, iv, _DATA)
+    return [sealed, ops.decrypt(ops.load(value, Use.DECRYPT), alg, iv, sealed)]

@@ -94,10 +94,10 @@ def check_message(message: Message, *allowed: DataType, update: bool = False) ->
     `update` is for the Ticket Transfer messages of a CSB update (5.2).
     """
     kind = message.hdr.data_type
-    if kind not in allowed:
+    rule = (UPDATE_RULES if update else RULES).get(kind)
+    if kind not in allowed or rule is None:
         names = " or ".join(a.name for a in allowed)
         raise ProtocolError(f"{message.name} where {names} is expected", ErrorNo.INVALID_DT)
-    rule = UPDATE_RULES[kind] if update else RULES[kind]
     for slot in rule.mandatory + rule.optional + rule.several:
         count = sum(slot.holds(p) for p in message.payloads)
         if count > 1 and slot not in rule.several:

@@ -18,8 +18,7 @@ LAST = FIRST + _ERA - 1
 
 def ntp_utc(unix_time: float) -> T:
     """A T payload of type NTP-UTC. Raises EncodeError outside of 1968-2104."""
-    seconds = math.floor(unix_time)
-    return ntp_utc_exact(seconds, int((unix_time - seconds) * _ERA))
+    return ntp_utc_exact(*divmod(math.floor(unix_time * _ERA), _ERA))
 
 
 def ntp_utc_exact(unix_seconds: int, fraction: int) -> T:

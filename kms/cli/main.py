@@ -212,6 +212,28 @@ def demo(
     raise typer.Exit(demo_command(keep=keep))
 
 
+@app.command()
+def bench(
+    token: Annotated[
+        list[str] | None,
+        typer.Option(metavar="softhsm|nss", help="Which tokens; may be repeated.  [default: both]"),
+    ] = None,
+    count: Annotated[int, typer.Option(min=100, max=100_000, help="Exchanges of each kind.")] = 1000,
+    callers: Annotated[int, typer.Option(min=1, max=64, help="Callers at once.")] = 4,
+    engines: Annotated[int, typer.Option(min=1, max=64, help="Engine processes.")] = 1,
+    json: Json = False,
+) -> None:
+    """Measure exchanges per second, latencies, CPU by process and PKCS#11 calls.
+
+    On a KMS of its own in a temporary home, over loopback.
+    """
+    from kms.cli.bench import bench_command
+
+    tokens = token or ["softhsm", "nss"]
+    code = bench_command(tokens=tokens, count=count, callers=callers, engines=engines, as_json=json)
+    raise typer.Exit(code)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; the exit code. 2 for what the user can mend, 70 for a fault of ours."""
     try:

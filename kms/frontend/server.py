@@ -128,19 +128,22 @@ def _credentials(config: Config) -> grpc.ServerCredentials:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_verify_locations(config.tls_ca)
     except ssl.SSLError as error:
-        raise StartError(f"{config.tls_ca} holds no usable CA certificate (PEM): {error.reason}") from None
+        raise StartError(f"{config.tls_ca} holds no usable CA certificate (PEM): {_why(error)}") from None
     try:
         context.load_cert_chain(config.tls_cert, config.tls_key, password=_no_password)
-    except (ssl.SSLError, StartError) as error:
-        reason = error.reason if isinstance(error, ssl.SSLError) else str(error)
+    except ssl.SSLError as error:
         raise StartError(
-            f"{config.tls_cert} and {config.tls_key} are no certificate and its key (PEM): {reason}"
+            f"{config.tls_cert} and {config.tls_key} are no certificate and its key (PEM): {_why(error)}"
         ) from None
     return grpc.ssl_server_credentials([(key, cert)], root_certificates=ca, require_client_auth=True)
 
 
+def _why(error: ssl.SSLError) -> str:
+    return (error.reason or "not PEM").replace("_", " ").lower()
+
+
 def _no_password() -> str:
-    raise StartError("the key is encrypted")
+    raise StartError("the TLS key is encrypted: set [tls] key in kms.toml to one that is not")
 
 
 def _read(name: str, path: Path) -> bytes:

@@ -29,6 +29,7 @@ class FaultEngine:
             os.kill(os.getpid(), signal.SIGKILL)
         if pin != PIN or (home / "pin-changed").exists():
             raise StartRefused("the token refused the PIN: correct [token] pin_file", pin_rejected=True)
+        self._home = home
         self._index = index
 
     def handle(self, request: EngineRequest) -> EngineReply:
@@ -82,7 +83,8 @@ class FaultEngine:
         return AdminReply(doctor=DoctorReply(token=f"fault engine {self._index}, asked by {uid}"))
 
     def tick(self) -> None:
-        raise ValueError("a bug in the periodic work must not end the engine")
+        if (self._home / "bug-in-tick").exists():
+            raise ValueError(SECRET)
 
 
 if __name__ == "__main__":

@@ -74,6 +74,14 @@ def test_an_engine_without_its_token_ends_and_is_replaced(serving: Serving) -> N
     assert SECRET not in "".join(serving.lines)
 
 
+def test_a_bug_in_the_periodic_work_does_not_end_the_engine(serving: Serving) -> None:
+    (serving.home / "bug-in-tick").touch()
+    serving.wait_log(lambda line: line["event"] == "fault in the periodic work")
+    with serving.channel() as channel:
+        assert request_ticket(stub(channel), b"message")["pid"] == serving.pids("engine 0")[0]
+    assert SECRET not in "".join(serving.lines)
+
+
 def test_one_deadly_message_in_a_batch_fails_alone(serving: Serving) -> None:
     messages = [b"of a batch 1", b"crash:in a batch", b"of a batch 2", b"of a batch 3"]
     batch = focus_pb2.BatchResolveTicketsRequest(

@@ -163,7 +163,7 @@ class Session:
         chosen = {**bundle.sessions, **{s.cs_id: s for s in sessions}}
         new_ssrc = self._party.new_ssrc
         confirmed = [bundle.confirmed(s, self._acceptance, new_ssrc) for _, s in sorted(chosen.items())]
-        answer = self._build(DataType.TRANSFER_RESP, confirmed, keys, policies, taken=message.get(T))
+        answer = self._build(DataType.TRANSFER_RESP, confirmed, keys, policies)
         answer = static.protection.sign(answer, message.raw)
         bundle = bundle.extended(answer, keys)
         self._apply(bundle)
@@ -207,11 +207,11 @@ class Session:
         policies: Iterable[Sp],
         *,
         v: bool = False,
-        taken: T | None = None,
     ) -> Message:
-        """An update message without its MAC, with a timestamp that nobody used in this bundle.
+        """An update message without its MAC.
 
-        Both directions share encr_key and salt_key, so a T used twice would encrypt two KEMACs alike (A-01).
+        Both directions share encr_key and salt_key, so a T used twice would encrypt two KEMACs alike (A-01): each role
+        has a lane of its own.
         """
         static, supplied = self._static, tuple(keys)
         if supplied and not self._may_supply(static.role):
@@ -219,10 +219,10 @@ class Session:
                 "the ticket forbids this party to supply keys (L or M flag)", ErrorNo.INVALID_TPPAR
             )
         check_supplied(supplied, static.prf)
-        used = self._used | ({taken} if taken else set())
-        t = self._party.sources.timestamp()
-        while t in used:
-            t = self._party.sources.timestamp()
+        lane = 0 if static.role is Role.INITIATOR else 1
+        t = self._party.sources.timestamp_in_lane(lane)
+        while t in self._used:
+            t = self._party.sources.timestamp_in_lane(lane)
         own, other = (IdRole.INITIATOR, static.identity_i), (IdRole.RESPONDER, static.identity_r)
         if static.role is Role.RESPONDER:
             own, other = other, own

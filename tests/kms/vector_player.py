@@ -54,6 +54,9 @@ class ScriptedSources(Sources):
     def timestamp(self) -> T:
         return self.stamps.pop()
 
+    def timestamp_in_lane(self, lane: int) -> T:
+        return self.timestamp()
+
 
 def vector_party(config: Json, identity: str) -> tuple[Party, ScriptedSources]:
     """A subscriber of the vector's KMS."""

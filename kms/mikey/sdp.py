@@ -21,6 +21,8 @@ def parse_key_mgmt_line(line: str) -> bytes:
     protocol, data = _split(line)
     if protocol != "mikey":
         raise DecodeError("SDP", len(_ATTRIBUTE), f"the key management protocol is {protocol!r}, not 'mikey'")
+    if not data:
+        raise DecodeError("SDP", len(line), "the key-mgmt data is missing")
     try:
         return base64.b64decode(data, validate=True)
     except (binascii.Error, ValueError):

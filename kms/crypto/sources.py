@@ -10,7 +10,10 @@ from kms.mikey.payloads import T
 
 
 class Sources:
-    """Clock and randomness of one party. `purpose` names what a random value is for, in the RFC's words. Thread-safe."""
+    """Clock and randomness of one party. Thread-safe.
+
+    `purpose` names what a random value is for, in the RFC's words.
+    """
 
     def __init__(self, clock: Callable[[], float] = time.time, random: Callable[[int], bytes] = os.urandom) -> None:
         self._clock = clock

@@ -70,7 +70,7 @@ class ResolutionCache:
         self._tickets: OrderedDict[bytes, Resolution | None] = OrderedDict()
         self._lock = threading.Lock()
 
-    def find(self, ticket: Ticket, identity: bytes) -> Resolution | None:
+    def find(self, ticket: Ticket) -> Resolution | None:
         """A resolution to use again, or None: ask the KMS.
 
         Raises ProtocolError (Invalid TICKET) if the ticket was used here before and must not be reused (J flag).
@@ -84,10 +84,10 @@ class ResolutionCache:
             raise ProtocolError(
                 "the ticket was used before and must not be reused (J flag)", ErrorNo.INVALID_TICKET
             )
-        return found if rules.responders(ticket.policy) == (identity,) else None
+        return found
 
     def keep(self, ticket: Ticket, identity: bytes, resolution: Resolution) -> None:
-        """Remember a ticket after the TRANSFER_INIT that brought it was verified."""
+        """Remember a ticket after the TRANSFER_INIT that brought it was verified. `identity` is the responder's."""
         reusable = ticket.policy.flags & Flags.J and rules.responders(ticket.policy) == (identity,)
         with self._lock:
             self._tickets[_digest(ticket)] = resolution if reusable else None

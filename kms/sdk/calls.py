@@ -115,7 +115,7 @@ class Receiver:
 
     def _reuse(self, incoming: IncomingTransfer) -> bool:
         """Use an earlier resolution of the ticket where that is safe (ResolutionCache says when)."""
-        earlier = self._resolutions.find(incoming.ticket, incoming.identity)
+        earlier = self._resolutions.find(incoming.ticket)
         if earlier is None:
             return False
         incoming.reuse(earlier)

@@ -179,7 +179,7 @@ class Player:
         self._note()
 
     def _resolve_without_kms(self, incoming: IncomingTransfer) -> None:
-        earlier = self._cache.find(incoming.ticket, incoming.identity)
+        earlier = self._cache.find(incoming.ticket)
         if earlier is not None:
             incoming.reuse(earlier)
         else:

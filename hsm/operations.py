@@ -9,7 +9,7 @@ from hsm import cryptoki as ck
 from hsm import prf as token_prf
 from hsm.capabilities import Capabilities
 from hsm.cryptoki import AesCbcEncryptDataParams, AesCtrParams, Mechanism
-from hsm.errors import KeyNotFound, TokenFault
+from hsm.errors import KeyNotFound, TokenFault, TokenGone
 from hsm.session import HMAC_SHA_1, HMAC_SHA_256, Buffer, Session, buffer, wipe
 from hsm.templates import Templates
 from kms.crypto import keywrap, limits
@@ -207,20 +207,37 @@ class TokenOperations(KeyOperations):
     def _unwrap(self, handle: int, wrapped: bytes) -> TokenKey:
         opened = self.session.unwrap(RSA, handle, wrapped, self._templates.unwrap())
         try:
-            length = int.from_bytes(self.session.attribute(opened, ck.VALUE_LEN), "little")
-            limits.check_new_key(Use.PRF, length, limits.SYMMETRIC_USES)
+            length = self._opened_length(opened)
+            if length is not None:
+                limits.check_new_key(Use.PRF, length, limits.SYMMETRIC_USES)
         except BaseException:
             self.session.destroy(opened)
             raise
-        if length == _HASH_LENGTH or self.capabilities.short_hmac:
+        if length == _HASH_LENGTH or (length is not None and self.capabilities.short_hmac):
             return self._keep(Use.PRF, length, opened)
         # Too short for the token's HMAC, and it cannot be padded inside: its bytes pass through here.
         self.session.destroy(opened)
         value = self.session.decrypt_rsa(RSA, handle, wrapped)
         try:
-            return self._load(value, length, Use.PRF)
+            limits.check_new_key(Use.PRF, len(value), limits.SYMMETRIC_USES)
+            return self._load(value, len(value), Use.PRF)
         finally:
             wipe(value)
+
+    def _opened_length(self, opened: int) -> int | None:
+        """The length of an unwrapped key; None if it is too short for HMAC-SHA-256 and not known."""
+        length = int.from_bytes(self.session.attribute(opened, ck.VALUE_LEN), "little")
+        if length or self.capabilities.short_hmac:
+            return length
+        # SoftHSM says 0 for all, but refuses HMAC with keys under 32 bytes. An envelope key of more than 32 bytes
+        # passes as one of 32: its PRF comes out wrong and with it the MAC of the message, so that it is refused too.
+        try:
+            self.session.sign(HMAC_SHA_256, opened, b"", 0, buffer(32), 32)
+        except TokenGone:
+            raise
+        except TokenFault:
+            return None
+        return _HASH_LENGTH
 
     def random(self, length: int) -> bytes:
         """See KeyOperations."""

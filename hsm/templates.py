@@ -61,7 +61,6 @@ def private_key(label: str, bits: int) -> Iterator[tuple[Template, Template]]:
     CKA_DECRYPT lets an envelope key be padded that is shorter than the token's HMAC takes. It gives nothing away that
     CKA_UNWRAP does not: who may unwrap may choose the template of the result.
     """
-    uses = (ck.ENCRYPT, ck.VERIFY, ck.WRAP)
     public = Template(
         [
             (ck.CLASS, ck.PUBLIC_KEY),
@@ -70,7 +69,9 @@ def private_key(label: str, bits: int) -> Iterator[tuple[Template, Template]]:
             (ck.LABEL, label.encode()),
             (ck.MODULUS_BITS, bits),
             (ck.PUBLIC_EXPONENT, b"\1\0\1"),
-            *((use, False) for use in uses),
+            (ck.ENCRYPT, True),  # NSS tries the pair by encrypting something
+            (ck.VERIFY, False),
+            (ck.WRAP, False),
         ]
     )
     head: list[tuple[int, Value]] = [

@@ -103,7 +103,8 @@ class Token(TokenOperations):
         # CKA_ID says when; CKA_START_DATE would, but SoftHSM cannot read it back.
         _first_accepted(
             lambda template: self.session.generate(Mechanism(ck.AES_KEY_GEN), template),
-            masters(label, str(int(time.time())).encode()),
+            # NSS takes two keys with one CKA_ID for the same key.
+            masters(label, f"{int(time.time())} {label}".encode()),
         )
         return self.master(label)
 
@@ -187,8 +188,8 @@ class Token(TokenOperations):
         return MasterInfo(label, "AES-256", self._fingerprints[handle], self._created(handle))
 
     def _created(self, handle: int) -> int | None:
-        key_id = self.session.attribute(handle, ck.ID)
-        return int(key_id) if key_id.isdigit() else None
+        made, _, _label = self.session.attribute(handle, ck.ID).partition(b" ")
+        return int(made) if made.isdigit() else None
 
 
 def open_token(spec: TokenSpec, pin: bytes | str, *, require_native_prf: bool = False) -> Token:

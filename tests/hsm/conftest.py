@@ -10,10 +10,8 @@ import pytest
 import hsm
 from kms.crypto.interface import KeyOperations
 from kms.crypto.software import SoftwareKeys
+from tests.hsm.tokens import PIN, SO_PIN, TOKENS
 
-PIN = b"user pin 123456"
-SO_PIN = b"so pin 654321"
-TOKENS = ("softhsm", "nss")
 VECTORS = Path(__file__).parents[1] / "vectors" / "primitives.json"
 
 

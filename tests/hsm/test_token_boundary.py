@@ -1,0 +1,180 @@
+"""What the token itself refuses, asked through the C API: not what our classes refrain from asking."""
+
+from collections.abc import Callable, Iterator
+from ctypes import byref, c_ubyte, c_ulong
+
+import pytest
+
+import hsm
+from hsm import cryptoki as ck
+from hsm.operations import TokenKey
+from hsm.templates import Template
+from kms.crypto.interface import Key, Use
+from kms.mikey import labels
+from kms.mikey.registry import PrfFunc
+
+SHA_256 = PrfFunc.PRF_HMAC_SHA_256
+USES = {
+    Use.BRANCH: {ck.DERIVE, ck.ENCRYPT},
+    Use.SIGN: {ck.SIGN},
+    Use.VERIFY: {ck.VERIFY},
+    Use.ENCRYPT: {ck.ENCRYPT},
+    Use.DECRYPT: {ck.DECRYPT},
+}
+
+
+@pytest.fixture(scope="module")
+def keys(token: hsm.Token) -> Iterator[dict[str, Key]]:
+    """Keys of every kind, made in every way there is."""
+    master = token.create_master("boundary")
+    with token.scope():
+        user = token.branch(master, labels.user_branch(b"sip:alice@example.com", 1, SHA_256))
+        ticket = token.branch(master, labels.ticket_branch(bytes(32), b"thdr", b"ticket"))
+        mpkr = token.leaf(ticket, labels.ticket_mpkr(), 32, Use.PRF)
+        yield {
+            "master": master,
+            "user branch": user,
+            "ticket branch": ticket,
+            "PSK": token.leaf(user, labels.psk(), 32, Use.PRF),
+            "MPKr": mpkr,
+            "16-byte PRF leaf": token.leaf(ticket, b"TGK", 16, Use.PRF),
+            "sign leaf": token.leaf(ticket, labels.ticket_mac_key(), 32, Use.SIGN),
+            "verify leaf": token.leaf(ticket, labels.ticket_mac_key(), 20, Use.VERIFY),
+            "forked": token.prf_key(mpkr, SHA_256, b"fork", 32, Use.PRF),
+            "auth_key": token.prf_key(mpkr, SHA_256, labels.vr_key(), 32, Use.VERIFY),
+            "sign": token.prf_key(mpkr, SHA_256, b"sign", 32, Use.SIGN),
+            "encr_key": token.prf_key(mpkr, SHA_256, b"encrypt", 32, Use.ENCRYPT),
+            "decrypt": token.prf_key(mpkr, PrfFunc.MIKEY_1, b"decrypt", 16, Use.DECRYPT),
+            "loaded": token.load(bytes(32), Use.PRF),
+        }
+    token.destroy_master("boundary")
+
+
+def _handle(key: Key) -> int:
+    assert isinstance(key, TokenKey)
+    return key.handle
+
+
+def _is_softhsm(token: hsm.Token) -> bool:
+    return "SoftHSM" in token.probe.library
+
+
+def test_no_key_gives_up_its_value(token: hsm.Token, keys: dict[str, Key]) -> None:
+    for name, key in keys.items():
+        with pytest.raises(hsm.TokenFault, match="CKR_ATTRIBUTE_SENSITIVE"):
+            pytest.fail(f"{name}: {len(token.session.attribute(_handle(key), ck.VALUE))} bytes")
+
+
+def test_every_key_has_its_use_and_no_other(token: hsm.Token, keys: dict[str, Key]) -> None:
+    for name, key in keys.items():
+        uses = USES.get(key.use, {ck.SIGN, ck.DERIVE} if token.capabilities.native_prf else {ck.SIGN})
+        uses = {ck.DERIVE} if name == "master" else uses
+        for kind in ck.USES:
+            assert (token.session.attribute(_handle(key), kind) == b"\1") == (kind in uses), (name, kind)
+        expected = {ck.SENSITIVE: True, ck.EXTRACTABLE: False, ck.PRIVATE: True, ck.MODIFIABLE: False}
+        for kind, value in (expected | {ck.TOKEN: name == "master"}).items():
+            assert token.session.attribute(_handle(key), kind) == bytes((value,)), (name, kind)
+
+
+def test_softhsm_vouches_for_the_whole_tree(token: hsm.Token, keys: dict[str, Key]) -> None:
+    if not _is_softhsm(token):
+        pytest.skip("NSS reports CKA_ALWAYS_SENSITIVE false for derived keys")
+    for name in ("master", "user branch", "ticket branch", "PSK", "MPKr", "sign leaf", "verify leaf"):
+        for kind in (ck.ALWAYS_SENSITIVE, ck.NEVER_EXTRACTABLE):
+            assert token.session.attribute(_handle(keys[name]), kind) == b"\1", (name, kind)
+
+
+@pytest.mark.parametrize("kind", [*ck.USES, ck.EXTRACTABLE, ck.MODIFIABLE, ck.COPYABLE])
+def test_no_use_can_be_added(token: hsm.Token, keys: dict[str, Key], kind: int) -> None:
+    template = Template([(kind, True)])
+    for key in keys.values():
+        with pytest.raises(hsm.TokenFault, match="CKR_A"):
+            token.session.cryptoki.C_SetAttributeValue(
+                token.session.handle, _handle(key), template.array, template.count
+            )
+
+
+def test_keys_cannot_be_made_readable(token: hsm.Token, keys: dict[str, Key]) -> None:
+    template = Template([(ck.SENSITIVE, False)])
+    new = c_ulong()
+    arguments = (template.array, template.count)
+    for key in keys.values():
+        with pytest.raises(hsm.TokenFault):
+            token.session.cryptoki.C_SetAttributeValue(token.session.handle, _handle(key), *arguments)
+        with pytest.raises(hsm.TokenFault):
+            token.session.cryptoki.C_CopyObject(token.session.handle, _handle(key), *arguments, byref(new))
+
+
+@pytest.mark.parametrize(
+    "attributes", [[], [(ck.SIGN, True)], [(ck.EXTRACTABLE, True)], [(ck.MODIFIABLE, True)]]
+)
+def test_softhsm_makes_no_copies(
+    token: hsm.Token, keys: dict[str, Key], attributes: list[tuple[int, bool]]
+) -> None:
+    if not _is_softhsm(token):
+        pytest.skip("NSS does not honour CKA_COPYABLE: test_what_nss_permits_is_reported")
+    for key in keys.values():
+        with pytest.raises(hsm.TokenFault, match="CKR_ACTION_PROHIBITED"):
+            token.session.copy(_handle(key), Template(attributes))
+
+
+def test_what_nss_permits_is_reported(token: hsm.Token, keys: dict[str, Key]) -> None:
+    if _is_softhsm(token):
+        assert token.probe.weaknesses == ()
+        return
+    copy = token.session.copy(_handle(keys["ticket branch"]), Template([(ck.EXTRACTABLE, True)]))
+    with pytest.raises(hsm.TokenFault, match="CKR_ATTRIBUTE_SENSITIVE"):
+        token.session.attribute(copy, ck.VALUE)
+    token.session.destroy(copy)
+    assert any("can be extracted" in weakness for weakness in token.probe.weaknesses)
+
+
+def test_softhsm_holds_keys_to_their_mechanisms(token: hsm.Token, keys: dict[str, Key]) -> None:
+    if not _is_softhsm(token):
+        pytest.skip("NSS does not honour CKA_ALLOWED_MECHANISMS: reported as a weakness")
+    sha512_hmac = 0x271
+    calls: list[Callable[[], object]] = [
+        lambda: token.session.encrypt(ck.Mechanism(ck.AES_ECB), _handle(keys["ticket branch"]), bytes(16)),
+        lambda: token.session.encrypt(ck.Mechanism(ck.AES_ECB), _handle(keys["encr_key"]), bytes(16)),
+        lambda: token.session.sign(ck.Mechanism(sha512_hmac), _handle(keys["PSK"]), b"", 0, bytes(64), 64),
+    ]
+    for call in calls:
+        with pytest.raises(hsm.TokenFault, match="CKR_MECHANISM_INVALID"):
+            call()
+
+
+def test_a_scope_leaves_no_object(token: hsm.Token) -> None:
+    everything = Template([])
+    master = token.create_master("scoped")
+    before = sorted(token.session.find(everything))
+
+    def use_keys(error: Exception | None) -> None:
+        with token.scope():
+            branch = token.branch(master, b"branch")
+            for length in (16, 20, 32):
+                key = token.leaf(branch, b"leaf", length, Use.PRF)
+                with token.scope():
+                    for func in PrfFunc:
+                        token.prf_key(key, func, b"fork", length, Use.PRF)
+                        token.prf_key(key, func, b"encrypt", 16, Use.ENCRYPT)
+            token.load(bytes(16), Use.PRF)
+            token.release(branch, b"leaf", 32)
+            token.prf_release(key, SHA_256, b"leaf", 64)
+            assert len(token.session.find(everything)) == len(before) + 5
+            if error is not None:
+                raise error
+
+    use_keys(None)
+    assert sorted(token.session.find(everything)) == before
+    with pytest.raises(ZeroDivisionError):
+        use_keys(ZeroDivisionError())
+    assert sorted(token.session.find(everything)) == before
+    assert token.branch(master, b"the master is there still").length == 32
+    token.destroy_master("scoped")
+
+
+def test_a_master_releases_nothing(token: hsm.Token, keys: dict[str, Key]) -> None:
+    with pytest.raises(
+        hsm.TokenFault, match=r"C_EncryptInit failed: CKR_(KEY_FUNCTION_NOT_PERMITTED|KEY_TYPE)"
+    ):
+        token.session.encrypt(ck.Mechanism(ck.AES_CBC, (c_ubyte * 16)()), _handle(keys["master"]), bytes(32))

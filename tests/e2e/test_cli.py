@@ -131,8 +131,8 @@ def test_an_existing_token_by_its_uri(made: Path, tmp_path: Path) -> None:
     module = next(line for line in (made / "kms.toml").read_text().splitlines() if line.startswith("module"))
     uri = f"pkcs11:token=kms?module-path={module.partition('=')[2].strip().strip(chr(34))}"
     home = tmp_path / "home"
-    environment = {"SOFTHSM2_CONF": str(made / "token/softhsm2.conf")}
-    result = kms("init", "--home", home, "--token", uri, "--pin-file", made / "token/pin", **environment)
+    conf = str(made / "token/softhsm2.conf")
+    result = kms("init", "--home", home, "--token", uri, "--pin-file", made / "token/pin", SOFTHSM2_CONF=conf)
     assert result.returncode == 2
     assert "kms PSK master 1" in said(result.stderr)
     assert not home.exists()

@@ -136,6 +136,7 @@ def test_no_keys_at_all_is_a_choice() -> None:
 def test_key_lengths_of_a_derived_ticket(length: int) -> None:
     with pytest.raises((Refused, ProtocolError)) as refused:
         grant(desired(keys=(KeyData(KeyType.TGK, bytes(length)),)))
+    assert isinstance(refused.value, Refused | ProtocolError)
     assert refused.value.error_no == ErrorNo.INVALID_TPPAR
 
 

@@ -108,11 +108,11 @@ def _with_a_ticket_that_she_may_open(
         offer = alice.offer(ticket, FOCUS, [Stream()])
     with show.step(who, "has the KMS open it: she has MPKi now, and an MPKr' of her own"):
         resolution = mallory.resolve(offer.message)
-    what = "answers in the focus's name, with her MPKr' (MPKr')"
+    what = "is a false focus: answers alice in its name (MPKr')"
     with show.refused(who, what, short(ALICE), AuthenticationError):
         offer.complete(mallory.pose_as_focus(offer.message, resolution))
     with show.refused(
-        who, "calls the focus as alice, with the true MPKi (Vr)", "the KMS", Refused
+        who, "poses as alice to the focus, with the true MPKi (Vr)", "the KMS", Refused
     ) as refusal:
         cast.focus.receive(mallory.pose_as_initiator(ALICE, offer.message, resolution.mpki))
     refusal.must_be("INITIATOR_NOT_AUTHENTIC")

@@ -1,8 +1,10 @@
 """The whole demonstration, from set-up to exit code."""
 
+import time
+
 from kms.cli.demo.show import Show, Unexpected
-from kms.cli.demo.stage import Stage, temporary_stage
 from kms.cli.errors import CommandError
+from kms.cli.stage import Stage, temporary_stage
 
 EXIT_FAILED = 1
 
@@ -35,12 +37,14 @@ def _play(stage: Stage, show: Show) -> None:
     show.act("Set-up: a SoftHSM token, TLS, and a KMS in a temporary home")
     with show.step("operator", "kms init --token softhsm"):
         stage.init(KMS)
-    with stage.serving() as (target, ready):
-        show.done("operator", f"kms serve: frontend and engine are ready at {target}", ready)
+    begun = time.monotonic()
+    with stage.serving() as running:
+        ready = f"kms serve: frontend and engine are ready at {running.target}"
+        show.done("operator", ready, time.monotonic() - begun)
         files = {}
         for identity, role in IDENTITIES.items():
             with show.step("operator", f"kms user add {identity} --role {role}"):
-                files[identity] = stage.enrol(identity, role, target)
+                files[identity] = stage.enrol(identity, role, running.target)
         with Cast(files) as cast:
             try:
                 conference = hold_conference(cast, show)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from rich.text import Text
 
 from kms.cli import output
+from kms.client import Refused
 
 _WHO_WIDTH = 12
 _INDENT = 23 + _WHO_WIDTH
@@ -24,11 +25,19 @@ class Refusal:
     attempt: str
     error: Exception | None = None
 
+    @property
+    def said(self) -> str:
+        """The error's own words; of the KMS, its reason first."""
+        return (
+            f"{self.error.reason}: {self.error.message}"
+            if isinstance(self.error, Refused)
+            else str(self.error)
+        )
+
     def must_be(self, reason: str) -> None:
         """Raise Unexpected unless this was the KMS's reason."""
-        said = getattr(self.error, "reason", None)
-        if said != reason:
-            raise Unexpected(f"{self.attempt}: refused as {said}, not as {reason}")
+        if not isinstance(self.error, Refused) or self.error.reason != reason:
+            raise Unexpected(f"{self.attempt}: refused, but not as {reason}: {self.said}")
 
 
 @dataclass
@@ -75,8 +84,8 @@ class Show:
         except error_type as error:
             refusal.error = error
             self._line(who, what, begun, "yellow")
-            self._console.print(Text(f"{'':{_INDENT}}refused by {by}: {error}", style="yellow"))
-            self.refusals.append((refusal.attempt, by, str(error)))
+            self._console.print(Text(f"{'':{_INDENT}}refused by {by}: {refusal.said}", style="yellow"))
+            self.refusals.append((refusal.attempt, by, refusal.said))
             return
         raise Unexpected(f"{refusal.attempt}: nobody refused it")
 

@@ -30,6 +30,8 @@ class _RoleEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Role.ValueType],
     ROLE_FOCUS: _Role.ValueType  # 2
     ROLE_GATEWAY: _Role.ValueType  # 3
     """A TLS peer that carries the messages of others; has no PSK."""
+    ROLE_PEER: _Role.ValueType  # 4
+    """Another KMS, which has our tickets resolved for its subscribers (RFC 6043 10)."""
 
 class Role(_Role, metaclass=_RoleEnumTypeWrapper):
     """What the `kms` command asks of a running KMS, over its local admin socket (peer credentials checked, never on the
@@ -41,6 +43,8 @@ ROLE_CLIENT: Role.ValueType  # 1
 ROLE_FOCUS: Role.ValueType  # 2
 ROLE_GATEWAY: Role.ValueType  # 3
 """A TLS peer that carries the messages of others; has no PSK."""
+ROLE_PEER: Role.ValueType  # 4
+"""Another KMS, which has our tickets resolved for its subscribers (RFC 6043 10)."""
 Global___Role: _TypeAlias = Role  # noqa: Y015
 
 @_typing.final
@@ -156,10 +160,12 @@ class AddUserRequest(_message.Message):
     """A URI such as sip:alice@example.com."""
     role: Global___Role.ValueType
     prf_func: _builtins.int
-    """PRF func of the suite: 0 (128-bit) or 1 (256-bit). A focus is enrolled in both."""
+    """PRF func of the suite: 0 (128-bit) or 1 (256-bit). A focus and a peer are enrolled in both."""
     @_builtins.property
     def acts_for(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """For a gateway: URI patterns of the subscribers whose messages it may carry, such as sip:*@example.com."""
+        """URI patterns such as sip:*@example.com. For a gateway: the subscribers whose messages it may carry. For a peer: the
+        responders for whom it may have tickets resolved.
+        """
 
     @_builtins.property
     def aliases(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:

@@ -24,35 +24,39 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18kms/engine/v1/link.proto\x12\rkms.engine.v1\"\xa2\x01\n\rEngineRequest\x12\x34\n\x0e\x63\x61lled_service\x18\x01 \x01(\x0e\x32\x1c.kms.engine.v1.CalledService\x12+\n\toperation\x18\x02 \x01(\x0e\x32\x18.kms.engine.v1.Operation\x12\x16\n\x0etls_identities\x18\x03 \x03(\t\x12\x16\n\x0emikey_messages\x18\x04 \x03(\x0c\"7\n\x0b\x45ngineReply\x12(\n\x08outcomes\x18\x01 \x03(\x0b\x32\x16.kms.engine.v1.Outcome\"X\n\x07Outcome\x12\x17\n\rmikey_message\x18\x01 \x01(\x0cH\x00\x12)\n\x07refusal\x18\x02 \x01(\x0b\x32\x16.kms.engine.v1.RefusalH\x00\x42\t\n\x07outcome\"U\n\x07Refusal\x12\x0c\n\x04\x63ode\x18\x01 \x01(\x05\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x0f\n\x07message\x18\x03 \x01(\t\x12\x1b\n\x13mikey_error_message\x18\x04 \x01(\x0c\"K\n\x0e\x43ontrolMessage\x12.\n\nlink_added\x18\x01 \x01(\x0b\x32\x18.kms.engine.v1.LinkAddedH\x00\x42\t\n\x07message\"/\n\tLinkAdded\x12\x0e\n\x06\x65ngine\x18\x01 \x01(\r\x12\x12\n\nengine_pid\x18\x02 \x01(\x05\"\xad\x01\n\x0b\x43hildReport\x12%\n\x05ready\x18\x01 \x01(\x0b\x32\x14.kms.engine.v1.ReadyH\x00\x12\x32\n\x0cstart_failed\x18\x02 \x01(\x0b\x32\x1a.kms.engine.v1.StartFailedH\x00\x12\x39\n\x10\x65ngine_timed_out\x18\x03 \x01(\x0b\x32\x1d.kms.engine.v1.EngineTimedOutH\x00\x42\x08\n\x06report\"6\n\x05Ready\x12\x14\n\x0cgrpc_address\x18\x01 \x01(\t\x12\x17\n\x0fmetrics_address\x18\x02 \x01(\t\"4\n\x0bStartFailed\x12\x0f\n\x07message\x18\x01 \x01(\t\x12\x14\n\x0cpin_rejected\x18\x02 \x01(\x08\"4\n\x0e\x45ngineTimedOut\x12\x0e\n\x06\x65ngine\x18\x01 \x01(\r\x12\x12\n\nengine_pid\x18\x02 \x01(\x05*d\n\rCalledService\x12\x1e\n\x1a\x43\x41LLED_SERVICE_UNSPECIFIED\x10\x00\x12\x19\n\x15\x43\x41LLED_SERVICE_CLIENT\x10\x01\x12\x18\n\x14\x43\x41LLED_SERVICE_FOCUS\x10\x02*b\n\tOperation\x12\x19\n\x15OPERATION_UNSPECIFIED\x10\x00\x12\x1c\n\x18OPERATION_REQUEST_TICKET\x10\x01\x12\x1c\n\x18OPERATION_RESOLVE_TICKET\x10\x02\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18kms/engine/v1/link.proto\x12\rkms.engine.v1\"\xd2\x01\n\rEngineRequest\x12\x34\n\x0e\x63\x61lled_service\x18\x01 \x01(\x0e\x32\x1c.kms.engine.v1.CalledService\x12+\n\toperation\x18\x02 \x01(\x0e\x32\x18.kms.engine.v1.Operation\x12\x16\n\x0etls_identities\x18\x03 \x03(\t\x12\x16\n\x0emikey_messages\x18\x04 \x03(\x0c\x12.\n\x0bpeer_answer\x18\x05 \x01(\x0b\x32\x19.kms.engine.v1.PeerAnswer\"7\n\x0b\x45ngineReply\x12(\n\x08outcomes\x18\x01 \x03(\x0b\x32\x16.kms.engine.v1.Outcome\"\x83\x01\n\x07Outcome\x12\x17\n\rmikey_message\x18\x01 \x01(\x0cH\x00\x12)\n\x07refusal\x18\x02 \x01(\x0b\x32\x16.kms.engine.v1.RefusalH\x00\x12)\n\x07\x66orward\x18\x03 \x01(\x0b\x32\x16.kms.engine.v1.ForwardH\x00\x42\t\n\x07outcome\".\n\x07\x46orward\x12\x0c\n\x04peer\x18\x01 \x01(\t\x12\x15\n\rmikey_message\x18\x02 \x01(\x0c\"i\n\nPeerAnswer\x12\r\n\x05\x61sked\x18\x01 \x01(\x0c\x12\x17\n\rmikey_message\x18\x02 \x01(\x0cH\x00\x12)\n\x07refusal\x18\x03 \x01(\x0b\x32\x16.kms.engine.v1.RefusalH\x00\x42\x08\n\x06\x61nswer\"j\n\x07Refusal\x12\x0c\n\x04\x63ode\x18\x01 \x01(\x05\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x0f\n\x07message\x18\x03 \x01(\t\x12\x1b\n\x13mikey_error_message\x18\x04 \x01(\x0c\x12\x13\n\x0bpeer_reason\x18\x05 \x01(\t\"K\n\x0e\x43ontrolMessage\x12.\n\nlink_added\x18\x01 \x01(\x0b\x32\x18.kms.engine.v1.LinkAddedH\x00\x42\t\n\x07message\"/\n\tLinkAdded\x12\x0e\n\x06\x65ngine\x18\x01 \x01(\r\x12\x12\n\nengine_pid\x18\x02 \x01(\x05\"\xad\x01\n\x0b\x43hildReport\x12%\n\x05ready\x18\x01 \x01(\x0b\x32\x14.kms.engine.v1.ReadyH\x00\x12\x32\n\x0cstart_failed\x18\x02 \x01(\x0b\x32\x1a.kms.engine.v1.StartFailedH\x00\x12\x39\n\x10\x65ngine_timed_out\x18\x03 \x01(\x0b\x32\x1d.kms.engine.v1.EngineTimedOutH\x00\x42\x08\n\x06report\"L\n\x05Ready\x12\x14\n\x0cgrpc_address\x18\x01 \x01(\t\x12\x17\n\x0fmetrics_address\x18\x02 \x01(\t\x12\x14\n\x0chttp_address\x18\x03 \x01(\t\"4\n\x0bStartFailed\x12\x0f\n\x07message\x18\x01 \x01(\t\x12\x14\n\x0cpin_rejected\x18\x02 \x01(\x08\"4\n\x0e\x45ngineTimedOut\x12\x0e\n\x06\x65ngine\x18\x01 \x01(\r\x12\x12\n\nengine_pid\x18\x02 \x01(\x05*d\n\rCalledService\x12\x1e\n\x1a\x43\x41LLED_SERVICE_UNSPECIFIED\x10\x00\x12\x19\n\x15\x43\x41LLED_SERVICE_CLIENT\x10\x01\x12\x18\n\x14\x43\x41LLED_SERVICE_FOCUS\x10\x02*b\n\tOperation\x12\x19\n\x15OPERATION_UNSPECIFIED\x10\x00\x12\x1c\n\x18OPERATION_REQUEST_TICKET\x10\x01\x12\x1c\n\x18OPERATION_RESOLVE_TICKET\x10\x02\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'kms.engine.v1.link_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_CALLEDSERVICE']._serialized_start=908
-  _globals['_CALLEDSERVICE']._serialized_end=1008
-  _globals['_OPERATION']._serialized_start=1010
-  _globals['_OPERATION']._serialized_end=1108
+  _globals['_CALLEDSERVICE']._serialized_start=1198
+  _globals['_CALLEDSERVICE']._serialized_end=1298
+  _globals['_OPERATION']._serialized_start=1300
+  _globals['_OPERATION']._serialized_end=1398
   _globals['_ENGINEREQUEST']._serialized_start=44
-  _globals['_ENGINEREQUEST']._serialized_end=206
-  _globals['_ENGINEREPLY']._serialized_start=208
-  _globals['_ENGINEREPLY']._serialized_end=263
-  _globals['_OUTCOME']._serialized_start=265
-  _globals['_OUTCOME']._serialized_end=353
-  _globals['_REFUSAL']._serialized_start=355
-  _globals['_REFUSAL']._serialized_end=440
-  _globals['_CONTROLMESSAGE']._serialized_start=442
-  _globals['_CONTROLMESSAGE']._serialized_end=517
-  _globals['_LINKADDED']._serialized_start=519
-  _globals['_LINKADDED']._serialized_end=566
-  _globals['_CHILDREPORT']._serialized_start=569
-  _globals['_CHILDREPORT']._serialized_end=742
-  _globals['_READY']._serialized_start=744
-  _globals['_READY']._serialized_end=798
-  _globals['_STARTFAILED']._serialized_start=800
-  _globals['_STARTFAILED']._serialized_end=852
-  _globals['_ENGINETIMEDOUT']._serialized_start=854
-  _globals['_ENGINETIMEDOUT']._serialized_end=906
+  _globals['_ENGINEREQUEST']._serialized_end=254
+  _globals['_ENGINEREPLY']._serialized_start=256
+  _globals['_ENGINEREPLY']._serialized_end=311
+  _globals['_OUTCOME']._serialized_start=314
+  _globals['_OUTCOME']._serialized_end=445
+  _globals['_FORWARD']._serialized_start=447
+  _globals['_FORWARD']._serialized_end=493
+  _globals['_PEERANSWER']._serialized_start=495
+  _globals['_PEERANSWER']._serialized_end=600
+  _globals['_REFUSAL']._serialized_start=602
+  _globals['_REFUSAL']._serialized_end=708
+  _globals['_CONTROLMESSAGE']._serialized_start=710
+  _globals['_CONTROLMESSAGE']._serialized_end=785
+  _globals['_LINKADDED']._serialized_start=787
+  _globals['_LINKADDED']._serialized_end=834
+  _globals['_CHILDREPORT']._serialized_start=837
+  _globals['_CHILDREPORT']._serialized_end=1010
+  _globals['_READY']._serialized_start=1012
+  _globals['_READY']._serialized_end=1088
+  _globals['_STARTFAILED']._serialized_start=1090
+  _globals['_STARTFAILED']._serialized_end=1142
+  _globals['_ENGINETIMEDOUT']._serialized_start=1144
+  _globals['_ENGINETIMEDOUT']._serialized_end=1196
 # @@protoc_insertion_point(module_scope)

@@ -66,6 +66,7 @@ class EngineRequest(_message.Message):
     OPERATION_FIELD_NUMBER: _builtins.int
     TLS_IDENTITIES_FIELD_NUMBER: _builtins.int
     MIKEY_MESSAGES_FIELD_NUMBER: _builtins.int
+    PEER_ANSWER_FIELD_NUMBER: _builtins.int
     called_service: Global___CalledService.ValueType
     operation: Global___Operation.ValueType
     @_builtins.property
@@ -76,6 +77,10 @@ class EngineRequest(_message.Message):
     def mikey_messages(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
         """One or more MIKEY messages; more than one only for BatchResolveTickets."""
 
+    @_builtins.property
+    def peer_answer(self) -> Global___PeerAnswer:
+        """Set when an engine is asked again about one message whose outcome was Forward."""
+
     def __init__(
         self,
         *,
@@ -83,10 +88,11 @@ class EngineRequest(_message.Message):
         operation: Global___Operation.ValueType = ...,
         tls_identities: _abc.Iterable[_builtins.str] | None = ...,
         mikey_messages: _abc.Iterable[_builtins.bytes] | None = ...,
+        peer_answer: Global___PeerAnswer | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["peer_answer", b"peer_answer"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["called_service", b"called_service", "mikey_messages", b"mikey_messages", "operation", b"operation", "tls_identities", b"tls_identities"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["called_service", b"called_service", "mikey_messages", b"mikey_messages", "operation", b"operation", "peer_answer", b"peer_answer", "tls_identities", b"tls_identities"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -120,25 +126,89 @@ class Outcome(_message.Message):
 
     MIKEY_MESSAGE_FIELD_NUMBER: _builtins.int
     REFUSAL_FIELD_NUMBER: _builtins.int
+    FORWARD_FIELD_NUMBER: _builtins.int
     mikey_message: _builtins.bytes
     """The response message. Its MIKEY message was authentic."""
     @_builtins.property
     def refusal(self) -> Global___Refusal: ...
+    @_builtins.property
+    def forward(self) -> Global___Forward: ...
     def __init__(
         self,
         *,
         mikey_message: _builtins.bytes = ...,
         refusal: Global___Refusal | None = ...,
+        forward: Global___Forward | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["mikey_message", b"mikey_message", "outcome", b"outcome", "refusal", b"refusal"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["forward", b"forward", "mikey_message", b"mikey_message", "outcome", b"outcome", "refusal", b"refusal"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["mikey_message", b"mikey_message", "outcome", b"outcome", "refusal", b"refusal"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["forward", b"forward", "mikey_message", b"mikey_message", "outcome", b"outcome", "refusal", b"refusal"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_outcome: _TypeAlias = _typing.Literal["mikey_message", "refusal"]  # noqa: Y015
+    _WhichOneofReturnType_outcome: _TypeAlias = _typing.Literal["mikey_message", "refusal", "forward"]  # noqa: Y015
     _WhichOneofArgType_outcome: _TypeAlias = _typing.Literal["outcome", b"outcome"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_outcome) -> _WhichOneofReturnType_outcome | None: ...
 
 Global___Outcome: _TypeAlias = Outcome  # noqa: Y015
+
+@_typing.final
+class Forward(_message.Message):
+    """The ticket is another KMS's (RFC 6043 10): send that KMS this, then ask an engine again with what it said."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PEER_FIELD_NUMBER: _builtins.int
+    MIKEY_MESSAGE_FIELD_NUMBER: _builtins.int
+    peer: _builtins.str
+    """Identity of the other KMS: a peer of kms.toml."""
+    mikey_message: _builtins.bytes
+    """A RESOLVE_INIT_PSK for it."""
+    def __init__(
+        self,
+        *,
+        peer: _builtins.str = ...,
+        mikey_message: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["mikey_message", b"mikey_message", "peer", b"peer"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Forward: _TypeAlias = Forward  # noqa: Y015
+
+@_typing.final
+class PeerAnswer(_message.Message):
+    """What a peer said to a Forward. The engine keeps nothing in between: both messages come back to it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ASKED_FIELD_NUMBER: _builtins.int
+    MIKEY_MESSAGE_FIELD_NUMBER: _builtins.int
+    REFUSAL_FIELD_NUMBER: _builtins.int
+    asked: _builtins.bytes
+    """mikey_message of the Forward."""
+    mikey_message: _builtins.bytes
+    """RESOLVE_RESP"""
+    @_builtins.property
+    def refusal(self) -> Global___Refusal:
+        """Why the peer refuses the ticket or the responder."""
+
+    def __init__(
+        self,
+        *,
+        asked: _builtins.bytes = ...,
+        mikey_message: _builtins.bytes = ...,
+        refusal: Global___Refusal | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer", "mikey_message", b"mikey_message", "refusal", b"refusal"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer", "asked", b"asked", "mikey_message", b"mikey_message", "refusal", b"refusal"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_answer: _TypeAlias = _typing.Literal["mikey_message", "refusal"]  # noqa: Y015
+    _WhichOneofArgType_answer: _TypeAlias = _typing.Literal["answer", b"answer"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_answer) -> _WhichOneofReturnType_answer | None: ...
+
+Global___PeerAnswer: _TypeAlias = PeerAnswer  # noqa: Y015
 
 @_typing.final
 class Refusal(_message.Message):
@@ -150,6 +220,7 @@ class Refusal(_message.Message):
     REASON_FIELD_NUMBER: _builtins.int
     MESSAGE_FIELD_NUMBER: _builtins.int
     MIKEY_ERROR_MESSAGE_FIELD_NUMBER: _builtins.int
+    PEER_REASON_FIELD_NUMBER: _builtins.int
     code: _builtins.int
     """google.rpc.Code"""
     reason: _builtins.str
@@ -158,6 +229,8 @@ class Refusal(_message.Message):
     """One line for a person: what is wrong and what to do."""
     mikey_error_message: _builtins.bytes
     """A MIKEY Error message where RFC 6043 5.4 allows one; else empty."""
+    peer_reason: _builtins.str
+    """For PEER_REFUSED: the reason that the other KMS gave."""
     def __init__(
         self,
         *,
@@ -165,10 +238,11 @@ class Refusal(_message.Message):
         reason: _builtins.str = ...,
         message: _builtins.str = ...,
         mikey_error_message: _builtins.bytes = ...,
+        peer_reason: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "message", b"message", "mikey_error_message", b"mikey_error_message", "reason", b"reason"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "message", b"message", "mikey_error_message", b"mikey_error_message", "peer_reason", b"peer_reason", "reason", b"reason"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -263,24 +337,28 @@ Global___ChildReport: _TypeAlias = ChildReport  # noqa: Y015
 
 @_typing.final
 class Ready(_message.Message):
-    """The child serves. An engine leaves both addresses empty."""
+    """The child serves. An engine leaves the addresses empty."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     GRPC_ADDRESS_FIELD_NUMBER: _builtins.int
     METRICS_ADDRESS_FIELD_NUMBER: _builtins.int
+    HTTP_ADDRESS_FIELD_NUMBER: _builtins.int
     grpc_address: _builtins.str
     """HOST:PORT as bound."""
     metrics_address: _builtins.str
+    http_address: _builtins.str
+    """Empty without [listen] http."""
     def __init__(
         self,
         *,
         grpc_address: _builtins.str = ...,
         metrics_address: _builtins.str = ...,
+        http_address: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["grpc_address", b"grpc_address", "metrics_address", b"metrics_address"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["grpc_address", b"grpc_address", "http_address", b"http_address", "metrics_address", b"metrics_address"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

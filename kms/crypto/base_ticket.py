@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from kms.crypto.interface import Key, KeyOperations, Use, VerificationError
-from kms.crypto.protection import encr_alg
+from kms.crypto.protection import encr_alg, unseal
 from kms.crypto.suite import suite_of
 from kms.mikey import labels
 from kms.mikey.errors import AuthenticationError, ProtocolError
@@ -64,7 +64,7 @@ def open_ticket(ops: KeyOperations, tpk: Key, ticket: Ticket, data: TicketData) 
         raise AuthenticationError("the MAC of the ticket does not verify") from None
     alg = encr_alg(data.kemac)
     iv, cipher_key = _cipher(ops, tpk, prf, data.rand, alg, data.t, Use.DECRYPT)
-    keys = KeyData.read_all(ops.decrypt(cipher_key, alg, iv, data.kemac.encr_data), "Ticket Data > KEMAC")
+    keys = KeyData.read_all(unseal(ops, cipher_key, alg, iv, data.kemac), "Ticket Data > KEMAC")
     if not keys or keys[0].key_type != KeyType.MPK or any(k.key_type == KeyType.MPK for k in keys[1:]):
         raise ProtocolError("the ticket must encode one MPK, followed by session keys", ErrorNo.INVALID_TICKET)
     return OpenedTicket(data.rand, keys[0], keys[1:])

@@ -66,7 +66,7 @@ class MessageProtection:
         """The keys in a KEMAC. Call it after the message was verified. Raises ProtocolError or DecodeError."""
         alg = encr_alg(kemac)
         iv, key = self._cipher(alg, t, Use.DECRYPT)
-        return KeyData.read_all(self._ops.decrypt(key, alg, iv, kemac.encr_data))
+        return KeyData.read_all(unseal(self._ops, key, alg, iv, kemac))
 
     def _cipher(self, alg: EncrAlg, t: T, use: Use) -> tuple[bytes, Key]:
         label = labels.message_key(MessageKey.SALT, *self._inputs)
@@ -80,6 +80,14 @@ class MessageProtection:
             label = labels.message_key(constant, *self._inputs)
             self._derived[index] = self._ops.prf_key(self._key, self._prf, label, length, use)
         return self._derived[index]
+
+
+def unseal(ops: KeyOperations, key: Key, alg: EncrAlg, iv: bytes, kemac: Kemac) -> bytes:
+    """The decrypted KEMAC. Raises ProtocolError (Invalid EA) if it is an AES key wrap that does not open."""
+    try:
+        return ops.decrypt(key, alg, iv, kemac.encr_data)
+    except VerificationError as error:
+        raise ProtocolError(f"KEMAC cannot be decrypted: {error}", ErrorNo.INVALID_EA) from None
 
 
 def encr_alg(kemac: Kemac) -> EncrAlg:

@@ -267,6 +267,8 @@ class TokenOperations(KeyOperations):
             raise WrongUse("the key belongs to other key operations")
         if key.owner is not self:
             raise KeyNotFound("the key is of another session of the token: look it up or derive it again")
+        if not key.handle and key.is_master:
+            raise KeyNotFound("the master key is gone from the token: it was destroyed")
         if not key.handle:
             raise WrongUse("the key was destroyed when its scope ended")
         limits.check_use(key, use)

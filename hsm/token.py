@@ -60,6 +60,7 @@ class Token(TokenOperations):
         super().__init__(session, capabilities)
         self._opened = opened
         self._handles: dict[str, TokenKey] = {}
+        self._originals: dict[str, int] = {}
         self._fingerprints: dict[int, str] = {}
         self._private_keys: dict[str, TokenKey] = {}
         self.probe: Probe
@@ -81,14 +82,33 @@ class Token(TokenOperations):
         if label not in self._handles:
             handle = self._one(label, _search(label))
             self._check(label, handle)
-            self._handles[label] = TokenKey(self, Use.BRANCH, 32, handle, is_master=True)
+            self._originals[label] = handle
+            self._handles[label] = TokenKey(
+                self, Use.BRANCH, 32, self._session_copy(label, handle), is_master=True
+            )
         return self._handles[label]
+
+    def _session_copy(self, label: str, handle: int) -> int:
+        """A copy that lives as long as the session and is as closed as the original, where the token makes one.
+
+        NSS keeps token objects encrypted and opens them anew for every use, which costs milliseconds. A token that
+        honours CKA_COPYABLE (false, for a master) refuses: then the original is used.
+        """
+        try:
+            copy = self.session.copy(handle, Template([(ck.TOKEN, False)]))
+        except TokenGone:
+            raise
+        except TokenFault:
+            return handle
+        self._check(label, copy)
+        return copy
 
     def masters(self) -> list[MasterInfo]:
         """All AES token keys that can derive, by label. Handles of keys that are gone are forgotten."""
         infos = []
         found = self.session.find(_search())
-        self._handles = {label: key for label, key in self._handles.items() if key.handle in found}
+        for label in [label for label, handle in self._originals.items() if handle not in found]:
+            self.forget_master(label)
         for handle in found:
             try:
                 infos.append(self._info(handle))
@@ -110,10 +130,21 @@ class Token(TokenOperations):
 
     def destroy_master(self, label: str) -> None:
         """Destroy a master key for good, and with it everything that was derived from it. Raises KeyNotFound."""
-        self._handles.pop(label, None)
+        self.forget_master(label)
         handle = self._one(label, _search(label))
         self._fingerprints.pop(handle, None)
         self.session.destroy(handle)
+
+    def is_copy(self, key: TokenKey) -> bool:
+        """Whether a master is used through a session copy, not through the token's object itself."""
+        return key.is_master and key.handle not in self._originals.values()
+
+    def forget_master(self, label: str) -> None:
+        """Drop what this session has of a master: its handle and its session copy. The token's object stays."""
+        key, original = self._handles.pop(label, None), self._originals.pop(label, None)
+        if key is not None and key.handle != original:
+            handle, key.handle = key.handle, 0
+            self.session.destroy(handle)
 
     # -- RSA keys that open envelope keys ----------------------------------------------------------------------------
 

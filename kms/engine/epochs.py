@@ -93,18 +93,26 @@ class Epochs:
         return (number + 1) * self._length + self._lifetime
 
     def maintain(self, now: float) -> None:
-        """For the leader, now and then: make the current and the next epoch, destroy the ended ones."""
-        if not self._leader:
-            return
+        """Now and then: drop the ended epochs; as the leader, make the current and the next, destroy the ended ones."""
+        ended = [number for number in self._keys if self._ended(number, now)]
+        for number in ended:
+            del self._keys[number]
+            self._token.forget_master(label(number))
         current = self.number(now)
-        for number in (current, current + 1):
-            if number not in self._keys and self._find(number) is None:
-                self._create(number)
-        for number in self._numbers():
-            if self.destroy_at(number) <= now:
+        if not self._leader or (not ended and {current, current + 1} <= self._keys.keys()):
+            return
+        known = self._numbers()
+        for number in {current, current + 1} - set(known):
+            self._create(number)
+        for number in known:
+            if self._ended(number, now):
                 self._token.destroy_master(label(number))
-                self._keys.pop(number, None)
                 _log.info("TPK epoch destroyed", epoch=number)
+            else:
+                self._keys.setdefault(number, self._token.master(label(number)))
+
+    def _ended(self, number: int, now: float) -> bool:
+        return self.destroy_at(number) <= now
 
     def forget(self) -> None:
         """See TicketKeys."""

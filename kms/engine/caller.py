@@ -2,14 +2,11 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from hashlib import sha256
-
-from cryptography.hazmat.primitives.serialization import Encoding
 
 from kms.crypto.interface import Key, VerificationError
 from kms.crypto.protection import MessageProtection
 from kms.crypto.suite import Suite, suite_of
-from kms.engine.certificates import untrusted, verify_signature
+from kms.engine.certificates import CertificateRefused, Signer, check_chash, check_sign_type, untrusted
 from kms.engine.context import Context
 from kms.engine.directory import Directory, Role, User
 from kms.engine.refusals import Reason, Refused
@@ -33,8 +30,8 @@ class Authenticated:
     """A message whose MAC or signature verified.
 
     `identity` is the sender's, `claimed` the one it used (IDRi or IDRr): the same, or an alias. `key` is the PSK or
-    envelope key that protects the answer. A PSK has the `version` of its enrolment, a signature the `fingerprint`
-    (SHA-256) of its certificate.
+    envelope key that protects the answer. A PSK has the `version` of its enrolment, a signature the `certificate`
+    (DER) that verified it.
     """
 
     message: Message
@@ -44,7 +41,7 @@ class Authenticated:
     key: Key
     context: Context
     version: int | None = None
-    fingerprint: bytes | None = None
+    certificate: bytes | None = None
 
     @property
     def by_psk(self) -> bool:
@@ -83,30 +80,48 @@ def _authenticate_psk(message: Message, context: Context) -> Authenticated:
 
 
 def _authenticate_pk(message: Message, context: Context) -> Authenticated:
-    """The signature first: only a subscriber gets as far as having the RSA key used on its PKE."""
-    if context.public_key is None:
+    """The signature, then the certificate, then its enrolment: the RSA key is used for subscribers' PKE only.
+
+    Whatever fails of these, and a PKE that does not open, has one answer.
+    """
+    public_key = context.public_key
+    if public_key is None:
         raise Refused(Reason.UNEXPECTED_MESSAGE, "this KMS has no RSA key: use the PSK messages")
-    certificates = context.public_key.certificates
-    certificates.check_chash(message.find(Chash))
+    check_chash(message.find(Chash), public_key.certificate)
+    check_sign_type(message.get(Sign))
     claimed = message.idr(_SENDERS[message.hdr.data_type])
-    if claimed is None:
-        raise untrusted()
-    certs = message.find_all(Cert) or _known_certificate(context.directory, claimed)
-    certificate = certificates.signer(certs, claimed, context.sources.now())
-    verify_signature(certificate, message.get(Sign), message.coverage(claimed, context.kms_identity))
     try:
-        key = context.ops.unwrap(context.public_key.private_key(), message.get(Pke).data)
-    except VerificationError:
+        signer = Signer.of(message.find_all(Cert) or _enrolled_certificate(context, claimed))
+        if claimed is None:
+            (claimed, *_) = signer.names or (b"",)
+        signer.verify(message.get(Sign), message.coverage(claimed, context.kms_identity))
+        public_key.certificates.check(signer, context.sources.now())
+        identity = _subscriber(context.directory, signer, claimed)
+        key = context.ops.unwrap(public_key.private_key(), message.get(Pke).data)
+    except (CertificateRefused, VerificationError):
         raise untrusted() from None
-    fingerprint = sha256(certificate.public_bytes(Encoding.DER)).digest()
     suite = suite_of(message.hdr.prf)
-    return Authenticated(message, suite, claimed, claimed, key, context, fingerprint=fingerprint)
+    return Authenticated(message, suite, identity, claimed, key, context, certificate=signer.certificate)
 
 
-def _known_certificate(directory: Directory, claimed: bytes) -> tuple[Cert, ...]:
-    """CERT may be left out when the KMS has the certificate (4.2.1.3): from enrolment."""
-    user = directory.find(claimed)
-    return (Cert(CertType.X509V3, user.certificate),) if user is not None and user.certificate else ()
+def _enrolled_certificate(context: Context, claimed: bytes | None) -> tuple[Cert, ...]:
+    """CERT may be left out when the KMS has the certificate (4.2.1.3): from enrolment.
+
+    For somebody unknown the KMS's own certificate stands in, whose key made no signature: so it takes the same time.
+    """
+    user = None if claimed is None else context.directory.find(claimed)
+    known = None if user is None else user.certificate
+    assert context.public_key is not None
+    return (Cert(CertType.X509V3, known or context.public_key.certificate),)
+
+
+def _subscriber(directory: Directory, signer: Signer, claimed: bytes) -> bytes:
+    """The identity that is enrolled with the signer's certificate and named in it. Raises CertificateRefused."""
+    for name in sorted(signer.names, key=claimed.__ne__):
+        user = directory.find(name)
+        if user is not None and not user.revoked and user.certificate == signer.certificate:
+            return name
+    raise CertificateRefused("nobody is enrolled with this certificate")
 
 
 def _protection(context: Context, message: Message, key: Key, direction: int) -> MessageProtection:
@@ -131,7 +146,9 @@ def authorise(authenticated: Authenticated, tls_identities: Sequence[str], calle
     user = directory.find(authenticated.identity)
     if user is None or user.revoked or not _enrolled_with(user, authenticated):
         raise _unauthenticated(authenticated)
-    if not user.may_speak_as(authenticated.claimed):
+    if user.role is Role.PEER:
+        _check_peer(user, authenticated, directory)
+    elif not user.may_speak_as(authenticated.claimed):
         raise Refused(Reason.NOT_AUTHORIZED, "the sender's identity is neither its own nor an alias of it")
     peers = [name.encode() for name in tls_identities]
     if not any(user.may_speak_as(peer) for peer in peers) and not _carried(user, directory, peers):
@@ -146,10 +163,23 @@ def authorise(authenticated: Authenticated, tls_identities: Sequence[str], calle
     return user
 
 
+def _check_peer(user: User, authenticated: Authenticated, directory: Directory) -> None:
+    """Another KMS may have tickets resolved, for responders of the domains that it was enrolled for (section 10).
+
+    Whoever is enrolled here is never its subscriber, whatever pattern the operator gave it.
+    """
+    if authenticated.message.hdr.data_type != DataType.RESOLVE_INIT_PSK:
+        raise Refused(Reason.NOT_AUTHORIZED, "a peer KMS may have tickets resolved, nothing else")
+    if not user.may_resolve_for(authenticated.claimed) or directory.is_ours(authenticated.claimed):
+        raise Refused(
+            Reason.NOT_AUTHORIZED, "IDRr is not in the domains for which this peer KMS was enrolled"
+        )
+
+
 def _enrolled_with(user: User, authenticated: Authenticated) -> bool:
     if authenticated.by_psk:
         return user.version == authenticated.version
-    return user.certificate is not None and sha256(user.certificate).digest() == authenticated.fingerprint
+    return user.certificate is not None and user.certificate == authenticated.certificate
 
 
 def _unauthenticated(authenticated: Authenticated) -> AuthenticationError:

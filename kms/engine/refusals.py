@@ -1,6 +1,7 @@
 """Why a message is refused: one table from reason to gRPC code and MIKEY Error no.
 
-A refusal is the sender's fault, never ours: none maps to UNKNOWN, INTERNAL or UNAVAILABLE.
+A refusal is the sender's fault, never ours: none maps to UNKNOWN or INTERNAL, and to UNAVAILABLE only PEER_UNAVAILABLE,
+which is another KMS's fault.
 """
 
 from enum import Enum, auto
@@ -9,6 +10,7 @@ from kms.mikey.errors import DecodeError, MikeyError
 from kms.mikey.registry import ErrorNo
 
 _INVALID_ARGUMENT, _PERMISSION_DENIED, _FAILED_PRECONDITION, _UNAUTHENTICATED = 3, 7, 9, 16  # google.rpc.Code
+_UNAVAILABLE = 14
 
 
 class Reason(Enum):
@@ -27,6 +29,8 @@ class Reason(Enum):
     TICKET_NOT_VALID_NOW = auto()
     TICKET_NOT_AUTHENTIC = auto()
     INITIATOR_NOT_AUTHENTIC = auto()
+    PEER_REFUSED = auto()
+    PEER_UNAVAILABLE = auto()
 
 
 TABLE: dict[Reason, tuple[int, ErrorNo]] = {
@@ -43,16 +47,24 @@ TABLE: dict[Reason, tuple[int, ErrorNo]] = {
     Reason.TICKET_NOT_VALID_NOW: (_FAILED_PRECONDITION, ErrorNo.INVALID_TICKET),
     Reason.TICKET_NOT_AUTHENTIC: (_PERMISSION_DENIED, ErrorNo.AUTH_FAILURE),
     Reason.INITIATOR_NOT_AUTHENTIC: (_PERMISSION_DENIED, ErrorNo.AUTH_FAILURE),
+    Reason.PEER_REFUSED: (_PERMISSION_DENIED, ErrorNo.INVALID_TICKET),
+    Reason.PEER_UNAVAILABLE: (_UNAVAILABLE, ErrorNo.UNSPECIFIED),
 }
 """google.rpc.Code and, unless the refusal has its own, Error no of each reason."""
 
 
 class Refused(Exception):
-    """A message is refused: the text says what is wrong and what to do, never a secret. `code` is a google.rpc.Code."""
+    """A message is refused: the text says what is wrong and what to do, never a secret. `code` is a google.rpc.Code.
 
-    def __init__(self, reason: Reason, text: str, error_no: ErrorNo | None = None) -> None:
+    `peer_reason` is that of the KMS that a ticket was forwarded to.
+    """
+
+    def __init__(
+        self, reason: Reason, text: str, error_no: ErrorNo | None = None, *, peer_reason: str = ""
+    ) -> None:
         super().__init__(text)
         self.reason = reason
+        self.peer_reason = peer_reason
         self.code, default = TABLE[reason]
         self.error_no = default if error_no is None else error_no
 
@@ -65,6 +77,7 @@ _REASONS = {
     ErrorNo.INVALID_EA: Reason.UNSUPPORTED_ALGORITHM,
     ErrorNo.INVALID_HA: Reason.UNSUPPORTED_ALGORITHM,
     ErrorNo.INVALID_ID: Reason.NOT_AUTHORIZED,
+    ErrorNo.INVALID_CERT: Reason.WRONG_KMS,  # CHASH
     ErrorNo.INVALID_DT: Reason.UNEXPECTED_MESSAGE,
     ErrorNo.INVALID_TICKET: Reason.INVALID_TICKET,
     ErrorNo.INVALID_TPPAR: Reason.INVALID_TICKET_POLICY,

@@ -60,6 +60,30 @@ from kms.mikey.registry import (
     TsType,
 )
 
+SECTIONS = {
+    "HDR": "RFC 6043 6.1",
+    "KEMAC": "RFC 6043 6.2",
+    "Key Data": "RFC 6043 6.2.1",
+    "PKE": "RFC 3830 6.3",
+    "DH": "RFC 3830 6.4",
+    "SIGN": "RFC 3830 6.5",
+    "T": "RFC 6043 6.3",
+    "TR": "RFC 6043 6.4",
+    "ID": "RFC 6043 6.5",
+    "IDR": "RFC 6043 6.6",
+    "CERT": "RFC 3830 6.7",
+    "CHASH": "RFC 6043 6.7",
+    "V": "RFC 3830 6.9",
+    "SP": "RFC 3830 6.10",
+    "RAND": "RFC 3830 6.11",
+    "RANDR": "RFC 6043 6.8",
+    "ERR": "RFC 6043 6.9",
+    "TP": "RFC 6043 6.10",
+    "TICKET": "RFC 6043 6.10",
+    "General Extension": "RFC 3830 6.15",
+}
+"""Where each payload is defined, by its name."""
+
 _FLAGS = {
     Flags.D: "the KMS generated the ticket",
     Flags.E: "Ticket Resolve is mandatory",

@@ -16,7 +16,8 @@ from rich.console import Console, RenderableType
 from rich.text import Text
 from rich.tree import Tree
 
-from kms.cli.fields import hdr_fields, key_entry, key_summary, named, payload_fields, payload_name
+from kms.cli.examine import Examiner, Finding
+from kms.cli.fields import SECTIONS, hdr_fields, key_entry, key_summary, named, payload_fields, payload_name
 from kms.cli.output import console
 from kms.mikey import sdp
 from kms.mikey.errors import DecodeError, MikeyError
@@ -25,41 +26,55 @@ from kms.mikey.payloads import Hdr, Kemac, KeyData, Payload, Ticket, TicketPolic
 from kms.mikey.registry import EncrAlg, ErrorNo, PayloadType
 from kms.mikey.ticket_data import BASE_TICKET, DERIVED_TICKET, read_key_list, read_thdr
 from kms.mikey.wire import MAX_DEPTH, Reader
+from kms.party.credential import Credential, CredentialError
 
 _MAX_INPUT = 8 * MAX_MESSAGE_LENGTH
 _SHOWN = 32  # bytes of a long value in the tree; JSON has all
+_STYLES = {"ok": "green", "note": "yellow", "error": "bold red"}
 _TP_DATA = 10  # offset of TP Data in a TP or TICKET payload
 
 
 @dataclass
 class Node:
-    """A part of a message: its name, absolute offset and length in bytes, its fields, and the parts inside it."""
+    """A part of a message: its name, absolute offset and length in bytes, its fields, the parts inside it, and where
+    the RFCs define it.
+    """
 
     name: str
     offset: int
     length: int
     fields: dict[str, Any] = field(default_factory=dict)
     parts: list["Node"] = field(default_factory=list)
+    section: str = ""
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON: bytes are hex."""
         out: dict[str, Any] = {"name": self.name, "offset": self.offset, "length": self.length}
+        out |= {"section": self.section} if self.section else {}
         out |= {name: _json(value) for name, value in self.fields.items()}
         return out | {"parts": [part.as_dict() for part in self.parts]} if self.parts else out
 
 
 @dataclass
 class Inspection:
-    """What could be decoded of a message of `length` bytes, and the errors that stopped it."""
+    """What could be decoded of a message of `length` bytes, the errors that stopped it, and what was found out of it."""
 
     length: int
     parts: list[Node] = field(default_factory=list)
     errors: list[MikeyError] = field(default_factory=list)
+    findings: list[Finding] = field(default_factory=list)
+
+    @property
+    def bad(self) -> bool:
+        """Whether it does not decode, breaks a rule, or fails a MAC."""
+        return bool(self.errors) or any(f.level == "error" for f in self.findings)
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
         errors = [{"error": str(e), "error_no": named(ErrorNo, e.error_no)} for e in self.errors]
-        return {"length": self.length, "parts": [part.as_dict() for part in self.parts], "errors": errors}
+        findings = [{"level": f.level, "text": f.text} for f in self.findings]
+        parts = [part.as_dict() for part in self.parts]
+        return {"length": self.length, "parts": parts, "errors": errors, "findings": findings}
 
     def as_tree(self) -> Tree:
         """For people."""
@@ -69,30 +84,42 @@ class Inspection:
             _branch(tree, part)
         for error in self.errors:
             tree.add(Text(f"error: {error}", style="bold red"))
+        for finding in self.findings:
+            tree.add(Text(f"{finding.level}: {finding.text}", style=_STYLES[finding.level]))
         return tree
 
 
-def inspect_command(file: Path | str, as_json: bool) -> int:
-    """Print the MIKEY messages in `file` ("-" is standard input).
+def inspect_command(*files: Path | str, as_json: bool, credential: Path | None = None) -> int:
+    """Print the MIKEY messages in `files` ("-" is standard input), and check them in that order.
 
-    Returns the exit code: 0, 1 for malformed input, which is shown as far as it decodes, or 2 if there is nothing to
-    read. Raises nothing for bad input.
+    With `credential`, an enrolment file, MACs are verified and KEMACs opened. Returns the exit code: 0; 1 for malformed
+    input, which is shown as far as it decodes, a broken rule or a wrong MAC; 2 if there is nothing to read. Raises
+    nothing for bad input.
     """
+    messages: list[bytes] = []
+    for file in files:
+        try:
+            messages += read_input(file)
+        except OSError as error:
+            print(f"cannot read {file}: {error.strerror}", file=sys.stderr)
+            return 2
+        except MikeyError as error:
+            print(f"{file}: {error}", file=sys.stderr)
+            return 1
     try:
-        messages = read_input(file)
-    except OSError as error:
-        print(f"cannot read {file}: {error.strerror}", file=sys.stderr)
+        examiner = Examiner(None if credential is None else Credential.load(credential))
+    except CredentialError as error:
+        print(error, file=sys.stderr)
         return 2
-    except MikeyError as error:
-        print(f"{file}: {error}", file=sys.stderr)
-        return 1
     inspections = [inspect(data) for data in messages]
+    for inspection, data in zip(inspections, messages, strict=True):
+        inspection.findings = examiner.examine(data)
     if as_json:
         print(json.dumps({"messages": [i.as_dict() for i in inspections]}, indent=2))
     else:
         for inspection in inspections:
             console().print(inspection.as_tree())
-    return 1 if any(i.errors for i in inspections) else 0
+    return 1 if any(i.bad for i in inspections) else 0
 
 
 def render(data: bytes) -> str:
@@ -166,7 +193,7 @@ def inspect(data: bytes) -> Inspection:
             raise r.fail(f"{len(data)} bytes are more than the limit of {MAX_MESSAGE_LENGTH}")
         number, hdr = Hdr.read(r)
         r.where = "message"
-        result.parts.append(Node("HDR", 0, r.offset, hdr_fields(hdr)))
+        result.parts.append(Node("HDR", 0, r.offset, hdr_fields(hdr), section=SECTIONS["HDR"]))
         if number == PayloadType.LAST:
             raise DecodeError("HDR", 2, "Next Payload is 0, but a payload must follow HDR")
         blocks.chain(r, number, data, 0, result.parts)
@@ -195,7 +222,8 @@ class _Blocks:
         r.finish()
 
     def _node(self, payload: Payload, raw: bytes, offset: int) -> Node:
-        node = Node(payload_name(payload), offset, len(raw), payload_fields(payload))
+        section = SECTIONS.get(payload.NAME, "")
+        node = Node(payload_name(payload), offset, len(raw), payload_fields(payload), section=section)
         if isinstance(payload, Tp | Ticket):
             length = int.from_bytes(raw[_TP_DATA - 2 : _TP_DATA], "big")
             tp_data = raw[_TP_DATA : _TP_DATA + length]
@@ -272,7 +300,7 @@ def _json(value: Any) -> Any:
 
 
 def _branch(tree: Tree, node: Node) -> None:
-    place = f"  offset {node.offset}, {node.length} bytes"
+    place = f"  offset {node.offset}, {node.length} bytes" + (f"  {node.section}" if node.section else "")
     branch = tree.add(Text.assemble((node.name, "bold cyan"), (place, "dim")))
     for name, value in node.fields.items():
         _field(branch, name, value)

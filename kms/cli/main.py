@@ -24,7 +24,9 @@ app = typer.Typer(
 user_app = typer.Typer(help="Enrol, list and revoke users.", rich_markup_mode=None)
 key_app = typer.Typer(help="Look at the long-term keys.", rich_markup_mode=None)
 app.add_typer(user_app, name="user")
+peer_app = typer.Typer(help="Have other KMSs resolve their tickets.", rich_markup_mode=None)
 app.add_typer(key_app, name="key")
+app.add_typer(peer_app, name="peer")
 
 
 class Role(StrEnum):
@@ -33,6 +35,7 @@ class Role(StrEnum):
     CLIENT = "client"
     FOCUS = "focus"
     GATEWAY = "gateway"
+    PEER = "peer"
 
 
 class SuiteBits(StrEnum):
@@ -106,7 +109,7 @@ def user_add(
     ],
     role: Annotated[Role, typer.Option(help="What the user may do.")],
     suite: Annotated[
-        SuiteBits, typer.Option(help="Suite of a client; a focus gets both.")
+        SuiteBits, typer.Option(help="Suite of a client; a focus and a peer get both.")
     ] = SuiteBits.BITS_256,
     alias: Annotated[
         list[str] | None,
@@ -115,7 +118,9 @@ def user_add(
     acts_for: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="PATTERN", help="Whose messages a gateway may carry: sip:*@example.com. May be repeated."
+            metavar="PATTERN",
+            help="Whose messages a gateway may carry, or for whom a peer KMS may have tickets resolved: "
+            "sip:*@example.com. May be repeated.",
         ),
     ] = None,
     target: Annotated[
@@ -173,6 +178,23 @@ def key_list(home: Home = HOME, json: Json = False) -> None:
     list_command(home, as_json=json)
 
 
+@peer_app.command("add")
+def peer_add(
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE", help="Enrolment file that the other KMS's operator made.")
+    ],
+    home: Home = HOME,
+) -> None:
+    """Forward the tickets of another KMS to it.
+
+    FILE was made there by `kms user add URI-OF-THIS-KMS --role peer --acts-for PATTERN`. It is split into a PSK for the
+    engines and TLS files for the frontend, and entered into kms.toml; `kms serve` reads that when it starts.
+    """
+    from kms.cli.peers import add_command
+
+    add_command(home, file)
+
+
 @app.command()
 def doctor(home: Home = HOME, json: Json = False) -> None:
     """Say how this KMS works and what is wrong.
@@ -186,15 +208,28 @@ def doctor(home: Home = HOME, json: Json = False) -> None:
 
 @app.command()
 def inspect(
-    file: Annotated[
-        str, typer.Argument(metavar="FILE|-", help="A MIKEY message: binary, hex, base64 or SDP.")
+    files: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="FILE|- ...",
+            help="MIKEY messages in the order they were sent: binary, hex, base64 or SDP.",
+        ),
     ],
+    credential: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="Enrolment file of a party: verifies MACs and opens KEMACs with its keys."
+        ),
+    ] = None,
     json: Json = False,
 ) -> None:
-    """Decode a MIKEY message into a readable tree."""
+    """Decode MIKEY messages into readable trees, and check them.
+
+    Exit code 1 if one is malformed, breaks a rule of RFC 6043, or has a wrong MAC. Keys are shown as fingerprints.
+    """
     from kms.cli.inspect import inspect_command
 
-    raise typer.Exit(inspect_command(file, as_json=json))
+    raise typer.Exit(inspect_command(*files, as_json=json, credential=credential))
 
 
 @app.command()

@@ -37,7 +37,7 @@ SECRET = bytes(range(0x40, 0x60))
 
 
 def run(capsys: pytest.CaptureFixture[str], file: Path | str, as_json: bool = False) -> tuple[int, str, str]:
-    code = inspect_command(file, as_json)
+    code = inspect_command(file, as_json=as_json)
     out = capsys.readouterr()
     return code, out.out, out.err
 

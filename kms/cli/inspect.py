@@ -57,7 +57,7 @@ class Node:
 
 @dataclass
 class Inspection:
-    """What could be decoded of a message of `length` bytes, the errors that stopped it, and what was found out of it."""
+    """What could be decoded of a message of `length` bytes, the errors that stopped it, and what else was found."""
 
     length: int
     parts: list[Node] = field(default_factory=list)

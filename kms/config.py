@@ -2,9 +2,9 @@
 
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, overload
 
 CONFIG_NAME = "kms.toml"
 
@@ -20,6 +20,8 @@ identity = {identity}
 grpc = {grpc}
 # Prometheus metrics over HTTP, without TLS: keep it on a private address.
 metrics = {metrics}
+# REQUEST and RESOLVE over HTTP, with the same mutual TLS (docs/http.md). Off without this line.
+# http = "127.0.0.1:8443"
 
 [processes]
 # Processes that use the token, one per core.
@@ -75,8 +77,23 @@ class Address:
 
 
 @dataclass(frozen=True)
+class PeerConfig:
+    """Another KMS, which resolves its tickets for us: [peers."IDENTITY"].
+
+    `target` is its gRPC address; ca, cert and key (PEM) are for TLS with it, and for the frontend only; psk is a file
+    for the engine only.
+    """
+
+    target: str
+    ca: Path
+    cert: Path
+    key: Path
+    psk: Path
+
+
+@dataclass(frozen=True)
 class Config:
-    """What kms.toml says. All paths are absolute."""
+    """What kms.toml says. All paths are absolute. Without `http` the HTTP endpoint is off."""
 
     identity: str
     grpc: Address
@@ -92,6 +109,9 @@ class Config:
     pin_file: Path
     # What the token layer needs to find the token; checked there.
     token: Mapping[str, Any] = field(default_factory=dict)
+    http: Address | None = None
+    # By identity (IDRkms).
+    peers: Mapping[str, PeerConfig] = field(default_factory=dict)
 
 
 def load_config(home: Path) -> Config:
@@ -126,6 +146,12 @@ def default_config(
         pin_file=_toml(pin_file),
     )
     return text + "".join(f"{key} = {_toml(value)}\n" for key, value in token.items())
+
+
+def peer_table(identity: str, values: Mapping[str, str]) -> str:
+    """Text to append to kms.toml for a peer. values: the keys of PeerConfig, paths relative to the home."""
+    lines = [f"{key} = {_toml(value)}\n" for key, value in values.items()]
+    return f"\n[peers.{_toml(identity)}]\n{''.join(lines)}"
 
 
 def write_default_config(
@@ -166,7 +192,11 @@ class _Reader:
             epoch_seconds=self._integer("limits", "epoch_seconds", 86400, 60, 366 * 86400),
             pin_file=self._file("token", "pin_file", "token/pin"),
             token=self._table("token"),
+            http=self._address("listen", "http", None),
+            peers=self._peers(),
         )
+        if config.identity in config.peers:
+            self._fail(f"[peers.{_toml(config.identity)}]", "is this KMS itself: name another one")
         self._content.pop("token", None)
         for name, table in self._content.items():
             if not isinstance(table, dict):
@@ -192,12 +222,36 @@ class _Reader:
             self._fail("[kms] identity", 'must be a URI, such as "sip:kms@example.com"')
         return value
 
-    def _address(self, table: str, key: str, default: str) -> Address:
+    @overload
+    def _address(self, table: str, key: str, default: str) -> Address: ...
+    @overload
+    def _address(self, table: str, key: str, default: None) -> Address | None: ...
+    def _address(self, table: str, key: str, default: str | None) -> Address | None:
         value = self._table(table).pop(key, default)
+        if value is None:
+            return None
         try:
             return Address.parse(value if isinstance(value, str) else "")
         except ValueError as error:
-            self._fail(f"[{table}] {key}", f'must be an address such as "{default}": {error}')
+            example = default or "127.0.0.1:8443"
+            self._fail(f"[{table}] {key}", f'must be an address such as "{example}": {error}')
+
+    def _peers(self) -> dict[str, PeerConfig]:
+        tables, peers = self._table("peers"), {}
+        self._content.pop("peers")
+        for identity, table in tables.items():
+            where = f"[peers.{_toml(identity)}]"
+            if not isinstance(table, dict) or not identity.partition(":")[2] or not identity.isascii():
+                self._fail(where, "must be a table with the URI of a KMS as its name: see `kms peer add`")
+            names = [item.name for item in fields(PeerConfig)]
+            for name in {*names, *table}:
+                if name not in names:
+                    self._fail(f"{where} {name}", "is not a known key")
+                if not isinstance(table.get(name), str) or not table[name]:
+                    self._fail(f"{where} {name}", "must be a text: see `kms peer add`")
+            target, *files = (table[name] for name in names)
+            peers[identity] = PeerConfig(target, *((self._path.parent / file).absolute() for file in files))
+        return peers
 
     def _integer(self, table: str, key: str, default: int, least: int, most: int) -> int:
         value = self._table(table).pop(key, default)

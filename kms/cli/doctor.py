@@ -54,7 +54,8 @@ def doctor_command(home: Path, *, as_json: bool) -> int:
 
 def _file_findings(home: Path, config: Config) -> Iterator[Finding]:
     """Secrets must be readable by their owner alone."""
-    secrets = (home, config.pin_file, config.tls_key, home / home_folder.TLS_CA_KEY)
+    peers = [path for peer in config.peers.values() for path in (peer.psk, peer.key)]
+    secrets = (home, config.pin_file, config.tls_key, home / home_folder.TLS_CA_KEY, *peers)
     for path in secrets:
         try:
             mode = path.stat().st_mode & 0o777

@@ -30,6 +30,7 @@ _ROLES = {
     "client": admin_pb2.ROLE_CLIENT,
     "focus": admin_pb2.ROLE_FOCUS,
     "gateway": admin_pb2.ROLE_GATEWAY,
+    "peer": admin_pb2.ROLE_PEER,
 }
 _ROLE_NAMES = {number: name for name, number in _ROLES.items()}
 
@@ -52,10 +53,14 @@ class Enrolment:
             check_uri(alias, "--alias")
         if self.role == "gateway" and not self.acts_for:
             raise CommandError("a gateway needs --acts-for PATTERN: whose messages it may carry")
-        if self.role != "gateway" and self.acts_for:
-            raise CommandError("--acts-for is for gateways: give --role gateway or leave it out")
+        if self.role == "peer" and not self.acts_for:
+            raise CommandError("a peer needs --acts-for PATTERN: for whom it may have tickets resolved")
+        if self.role not in ("gateway", "peer") and self.acts_for:
+            raise CommandError("--acts-for is for gateways and peers: give --role or leave it out")
         if self.role == "gateway" and self.aliases:
             raise CommandError("a gateway speaks for nobody in MIKEY messages: leave --alias out")
+        if self.role == "peer" and self.aliases:
+            raise CommandError("a peer speaks for those of --acts-for: leave --alias out")
 
 
 def check_uri(uri: str, what: str) -> None:

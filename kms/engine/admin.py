@@ -12,7 +12,12 @@ from kms.engine.epochs import Epochs
 from kms.engine.psk import DiversifiedPsks, encode_psk_id
 from kms.mikey.registry import PrfFunc
 
-_ROLES = {pb.ROLE_CLIENT: Role.CLIENT, pb.ROLE_FOCUS: Role.FOCUS, pb.ROLE_GATEWAY: Role.GATEWAY}
+_ROLES = {
+    pb.ROLE_CLIENT: Role.CLIENT,
+    pb.ROLE_FOCUS: Role.FOCUS,
+    pb.ROLE_GATEWAY: Role.GATEWAY,
+    pb.ROLE_PEER: Role.PEER,
+}
 _ROLE_NUMBERS = {role: number for number, role in _ROLES.items()}
 
 _log = structlog.get_logger()
@@ -53,7 +58,7 @@ class Administration:
     def _add_user(self, request: pb.AddUserRequest, uid: int) -> pb.AddUserReply:
         role = _ROLES.get(request.role)
         if role is None:
-            raise DirectoryError("a role is needed: client, focus or gateway")
+            raise DirectoryError("a role is needed: client, focus, gateway or peer")
         _check_uri(request.identity)
         for alias in request.aliases:
             _check_uri(alias)
@@ -107,14 +112,14 @@ class Administration:
 
 
 def _suites(role: Role, prf_func: int) -> list[PrfFunc]:
-    """A focus is enrolled in both suites, the asked one first, so that it can resolve every client's tickets."""
+    """Focus and peer are enrolled in both suites, the asked one first: so they can resolve every client's tickets."""
     if role is Role.GATEWAY:
         return []
     known = [suite.prf for suite in SUITES.values()]
     if prf_func not in known:
         raise DirectoryError(f"PRF func {prf_func} is unknown: 0 (128-bit suite) or 1 (256-bit suite)")
     chosen = PrfFunc(prf_func)
-    return [chosen, *(prf for prf in known if prf != chosen)] if role is Role.FOCUS else [chosen]
+    return [chosen, *(prf for prf in known if prf != chosen)] if role in (Role.FOCUS, Role.PEER) else [chosen]
 
 
 def _check_uri(identity: str) -> None:

@@ -14,6 +14,7 @@ from kms.engine.engine import Engine
 from kms.engine.epochs import Epochs
 from kms.engine.faults import StartRefused
 from kms.engine.granting import Limits
+from kms.engine.peers import read_peers
 from kms.engine.psk import CURRENT_MASTER, MASTER_LABEL, DiversifiedPsks
 
 DIRECTORY_NAME = "directory.db"
@@ -27,6 +28,7 @@ def build_engine(home: Path, pin: bytes, index: int) -> Engine:
     Raises StartRefused with one line for the operator, or kms.config.ConfigError.
     """
     config = load_config(home)
+    peers = read_peers(config.peers)
     token = _open_token(config, home, pin)
     try:
         directory = Directory(home / DIRECTORY_NAME)
@@ -51,6 +53,7 @@ def build_engine(home: Path, pin: bytes, index: int) -> Engine:
         sources,
         Limits(config.max_ticket_lifetime_seconds),
         config.clock_skew_seconds,
+        peers=peers,
     )
     return Engine(context, Administration(context, token, psks, epochs))
 

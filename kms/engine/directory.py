@@ -29,11 +29,14 @@ CREATE TABLE members (name TEXT NOT NULL, identity TEXT NOT NULL, PRIMARY KEY (i
 
 
 class Role(Enum):
-    """What a subscriber may do: a focus may have group keys; a gateway carries others' messages and has no PSK."""
+    """What a subscriber may do: a focus may have group keys; a gateway carries others' messages and has no PSK; a peer
+    is another KMS, which has our tickets resolved for its subscribers.
+    """
 
     CLIENT = "client"
     FOCUS = "focus"
     GATEWAY = "gateway"
+    PEER = "peer"
 
 
 class DirectoryError(Exception):
@@ -63,8 +66,15 @@ class User:
 
     def may_carry(self, identity: bytes) -> bool:
         """Whether this gateway may carry messages of `identity`."""
+        return self.role is Role.GATEWAY and self._acts_for(identity)
+
+    def may_resolve_for(self, identity: bytes) -> bool:
+        """Whether this peer may have tickets resolved for a responder that is its subscriber."""
+        return self.role is Role.PEER and self._acts_for(identity)
+
+    def _acts_for(self, identity: bytes) -> bool:
         text = identity.decode("utf-8", "replace")
-        return self.role is Role.GATEWAY and any(fnmatchcase(text, pattern) for pattern in self.acts_for)
+        return any(fnmatchcase(text, pattern) for pattern in self.acts_for)
 
 
 class Directory:
@@ -115,11 +125,27 @@ class Directory:
             version,
             bool(revoked),
             self._names("SELECT alias FROM aliases WHERE identity = ?", identity),
-            self._names("SELECT name FROM members WHERE identity = ?", identity),
+            self.groups_of(identity),
             tuple(json.loads(acts_for)),
             enrolled_at,
             certificate,
         )
+
+    def is_ours(self, identity: bytes) -> bool:
+        """Whether somebody here is or was enrolled with this identity, or has it as an alias."""
+        try:
+            text = _text(identity)
+        except UnicodeDecodeError:
+            return False
+        query = "SELECT 1 FROM users WHERE identity = ? UNION SELECT 1 FROM aliases WHERE alias = ?"
+        return self._db.execute(query, (text, text)).fetchone() is not None
+
+    def groups_of(self, identity: bytes) -> frozenset[bytes]:
+        """The groups that an identity is in, also one that is enrolled with another KMS only."""
+        try:
+            return self._names("SELECT name FROM members WHERE identity = ?", identity)
+        except UnicodeDecodeError:
+            return frozenset()
 
     def all(self) -> list[User]:
         """Every user, by identity."""

@@ -12,7 +12,9 @@ from kms.engine.caller import Authenticated
 from kms.engine.context import Context
 from kms.engine.epochs import Epochs
 from kms.engine.faults import EngineFault
+from kms.engine.forwarding import Forward
 from kms.engine.refusals import Refused
+from kms.engine.v1 import link_pb2 as pb
 from kms.engine.v1.link_pb2 import (
     CALLED_SERVICE_FOCUS,
     OPERATION_REQUEST_TICKET,
@@ -78,7 +80,12 @@ class Engine:
         exchange = _Exchange(self._context)
         with _token_faults(), self._context.ops.scope():
             try:
-                return Outcome(mikey_message=exchange.answer(request, raw).raw)
+                answer = exchange.answer(request, raw)
+                if isinstance(answer, Forward):
+                    return Outcome(
+                        forward=pb.Forward(peer=answer.peer.decode(), mikey_message=answer.message.raw)
+                    )
+                return Outcome(mikey_message=answer.raw)
             except MikeyError as error:
                 return Outcome(refusal=exchange.refuse(refusals.of(error)))
             except Refused as refused:
@@ -93,8 +100,8 @@ class _Exchange:
         self._message: Message | None = None
         self._authenticated: Authenticated | None = None
 
-    def answer(self, request: EngineRequest, raw: bytes) -> Message:
-        """Parse, check the time, authenticate, authorise, and answer. Raises Refused or MikeyError."""
+    def answer(self, request: EngineRequest, raw: bytes) -> Message | Forward:
+        """Parse, check the time, authenticate, authorise, and answer or forward. Raises Refused or MikeyError."""
         context = self._context
         requesting_ticket = request.operation == OPERATION_REQUEST_TICKET
         message = self._message = Message.decode(raw)
@@ -106,7 +113,8 @@ class _Exchange:
         if requesting_ticket:
             focus = request.called_service == CALLED_SERVICE_FOCUS
             return requesting.answer(authenticated, user, group_keys_allowed=focus)
-        return resolving.answer(authenticated, user)
+        peer_answer = request.peer_answer if request.HasField("peer_answer") else None
+        return resolving.answer(authenticated, user, peer_answer)
 
     def _check_time(self, t: T) -> None:
         if t.ts_type == TsType.COUNTER:
@@ -122,6 +130,7 @@ class _Exchange:
             reason=refused.reason.name,
             message=str(refused),
             mikey_error_message=self._error_message(refused),
+            peer_reason=refused.peer_reason,
         )
 
     def _error_message(self, refused: Refused) -> bytes:

@@ -168,6 +168,7 @@ class _Loop:
                 operation=request.operation,
                 tls_identities=request.tls_identities,
                 mikey_messages=[message],
+                peer_answer=request.peer_answer if request.HasField("peer_answer") else None,
             )
             try:
                 (outcome,) = self._engine.handle(single).outcomes

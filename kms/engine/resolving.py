@@ -1,24 +1,27 @@
 """Ticket Resolve, the KMS's side (RFC 6043 4.2.3): from an authenticated RESOLVE_INIT to RESOLVE_RESP."""
 
 from kms.crypto.interface import Use, VerificationError
-from kms.engine import tickets
+from kms.engine import forwarding, tickets
 from kms.engine.caller import Authenticated
-from kms.engine.directory import User
+from kms.engine.directory import Role, User
 from kms.engine.refusals import Reason, Refused
 from kms.engine.tickets import Modifier, TicketSecrets
+from kms.engine.v1.link_pb2 import PeerAnswer
 from kms.mikey import labels
 from kms.mikey import policy as rules
 from kms.mikey.errors import MikeyError, ProtocolError
 from kms.mikey.message import Message, unsigned_v
-from kms.mikey.payloads import Flags, Hdr, Idr, InitiatorData, Payload, Randr, Ticket
+from kms.mikey.payloads import Flags, Hdr, Idr, InitiatorData, KeyData, Payload, Randr, Ticket
 from kms.mikey.registry import DataType, IdRole, IdType, RandRole
 
 
-def answer(request: Authenticated, user: User) -> Message:
-    """Open a ticket for an authorised responder. Raises Refused or MikeyError.
+def answer(
+    request: Authenticated, user: User, peer_answer: PeerAnswer | None = None
+) -> Message | forwarding.Forward:
+    """Open a ticket for an authorised responder, or forward it to the KMS that made it. Raises Refused or MikeyError.
 
     Order: is the ticket ours and untouched, is it valid now, may this responder have its keys, did its requester send
-    it (Vr). Only then are keys derived and forked.
+    it (Vr). Only then are keys derived and forked. `peer_answer` is what became of an earlier Forward.
     """
     context = request.context
     ticket = request.message.get(Ticket)
@@ -29,20 +32,34 @@ def answer(request: Authenticated, user: User) -> Message:
         raise Refused(
             Reason.INVALID_TICKET, "the ticket's PRF Func is not HDR's: resolve it in the ticket's suite"
         )
-    addressed = rules.identity(policy, IdRole.KMS)
-    if addressed is not None and addressed != context.kms_identity:
-        raise Refused(Reason.WRONG_KMS, "the ticket's IDRkms names another KMS")
+    issuer = rules.identity(policy, IdRole.KMS)
+    if issuer is None or issuer == context.kms_identity:
+        keys, modifier = _open(request, user, ticket)
+        return _respond(request, keys, modifier)
+    peer = forwarding.peer_of(request, user, issuer)
+    if peer_answer is None:
+        return forwarding.ask(request, peer)
+    keys, modifier = forwarding.open_answer(request, peer, peer_answer)
+    return _respond(request, keys, modifier)
 
+
+def _open(request: Authenticated, user: User, ticket: Ticket) -> tuple[tuple[KeyData, ...], Modifier | None]:
+    """The keys of a ticket of this KMS for the responder, and what they are forked by."""
+    context = request.context
     secrets = tickets.open_ticket(context.ops, context.keys, ticket)
     _check_valid(ticket, context.sources.now())
-    _check_responder(ticket, user)
+    _check_responder(ticket, _names(request, user))
     modifier = None
-    if policy.flags & Flags.I:
+    if ticket.policy.flags & Flags.I:
         _verify_initiator_data(ticket, secrets, request)
         randr_kms = context.sources.random(secrets.longest_forked(), "RANDRkms")
         modifier = Modifier(request.claimed, randr_kms)
-    keys = secrets.for_responder(modifier)
+    return secrets.for_responder(modifier), modifier
 
+
+def _respond(request: Authenticated, keys: tuple[KeyData, ...], modifier: Modifier | None) -> Message:
+    """RESOLVE_RESP (4.2.3.5)."""
+    context = request.context
     t = context.sources.timestamp()
     protection = request.protection(labels.RESPONSE)
     payloads: list[Payload] = [
@@ -68,9 +85,15 @@ def _check_valid(ticket: Ticket, now: float) -> None:
         raise Refused(Reason.TICKET_NOT_VALID_NOW, str(error), error.error_no) from None
 
 
-def _check_responder(ticket: Ticket, user: User) -> None:
+def _names(request: Authenticated, user: User) -> set[bytes]:
+    """The responder, its aliases and its groups. A peer's responder has the name that the peer gave it."""
+    if user.role is Role.PEER:
+        return {request.claimed, *request.context.directory.groups_of(request.claimed)}
+    return {user.identity, *user.aliases, *user.groups}
+
+
+def _check_responder(ticket: Ticket, names: set[bytes]) -> None:
     """The ticket must name the responder, an alias of it, or a group that it is in (4.2.3.4, 12.5, A-34)."""
-    names = {user.identity, *user.aliases, *user.groups}
     if names.isdisjoint(rules.responders(ticket.policy)):
         raise Refused(Reason.NOT_AUTHORIZED, "the ticket does not name this responder")
 

@@ -46,6 +46,11 @@ _REASONS = {
         code_pb2.UNAVAILABLE,
         "the engines that had this message died or did not answer: the message was not answered",
     ),
+    "PEER_UNAVAILABLE": _Reason(
+        code_pb2.UNAVAILABLE,
+        "the KMS that made the ticket cannot be asked at present: send a new message later",
+        retry=True,
+    ),
     "ENGINE_FAULT": _Reason(code_pb2.INTERNAL, "a fault of the KMS: its operator finds it in the log"),
     "FRONTEND_FAULT": _Reason(code_pb2.INTERNAL, "a fault of the KMS: its operator finds it in the log"),
 }
@@ -55,6 +60,10 @@ _MIKEY_ERROR_MESSAGE: dict[int, MikeyErrorMessage] = {
     CalledService.CALLED_SERVICE_CLIENT: client_pb2.MikeyErrorMessage,
     CalledService.CALLED_SERVICE_FOCUS: focus_pb2.MikeyErrorMessage,
 }
+
+
+class StartError(Exception):
+    """The frontend cannot start; the text is one line, what is wrong and what to do."""
 
 
 class Refused(Exception):
@@ -73,7 +82,10 @@ def refusal(reason: str) -> Refusal:
 
 def status_of(refused: Refusal, called_service: CalledService.ValueType) -> status_pb2.Status:
     """The google.rpc.Status of a refusal, with its details."""
-    details: list[Message] = [error_details_pb2.ErrorInfo(reason=refused.reason, domain=DOMAIN)]
+    metadata = {"peer_reason": refused.peer_reason} if refused.peer_reason else None
+    details: list[Message] = [
+        error_details_pb2.ErrorInfo(reason=refused.reason, domain=DOMAIN, metadata=metadata)
+    ]
     if refused.reason in _REASONS and _REASONS[refused.reason].retry:
         details.append(error_details_pb2.RetryInfo(retry_delay=_RETRY_AFTER))
     if refused.mikey_error_message:

@@ -83,6 +83,13 @@ class Metrics:
             "kms_frontend_replays", "Messages refused because they were seen before.", registry=registry
         )
 
+        self.forwards = Counter(
+            "kms_frontend_forwards",
+            "Messages forwarded to the KMS that made their ticket, by that KMS and by what became of them.",
+            ("peer", "outcome"),
+            registry=registry,
+        )
+
     def watch(self, engines: Callable[[], tuple[int, int]], replay_entries: Callable[[], int]) -> None:
         """Read the gauges from these when they are scraped. engines: how many are linked and how many idle."""
         self._engines.labels("linked").set_function(lambda: engines()[0])

@@ -21,10 +21,12 @@ from kms import link, logs
 from kms.config import Address, ConfigError, load_config
 from kms.engine.v1.link_pb2 import ChildReport, ControlMessage, EngineTimedOut, Ready, StartFailed
 from kms.frontend.answering import Answering
+from kms.frontend.errors import StartError
 from kms.frontend.metrics import Metrics
+from kms.frontend.peers import Peers
 from kms.frontend.pool import EngineLink, EnginePool
 from kms.frontend.replay import MemoryReplayCache
-from kms.frontend.server import Server, StartError, check_free
+from kms.frontend.server import Server, check_free
 from kms.link.hardening import die_with_parent, forbid_core_dumps
 
 EXIT_START_FAILED = 2
@@ -58,7 +60,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         replay_cache = MemoryReplayCache(config.clock_skew_seconds)
         metrics.watch(pool.counts, replay_cache.__len__)
         executor = ThreadPoolExecutor(_BATCH_THREADS, thread_name_prefix="batch")
-        server = Server(config, options.grpc, Answering(pool, replay_cache, metrics, executor), metrics)
+        peers = Peers(config.peers, metrics)
+        answering = Answering(pool, replay_cache, metrics, executor, peers)
+        server = Server(config, options.grpc, answering, metrics)
         metrics_address = _serve_metrics(options.metrics, metrics)
     except (ConfigError, StartError) as error:
         control.report(ChildReport(start_failed=StartFailed(message=str(error))))

@@ -18,6 +18,7 @@ from kms.config import Address, Config
 from kms.focus.v1 import focus_pb2_grpc
 from kms.frontend.answering import MAX_MESSAGE, Answering
 from kms.frontend.edge import CLIENT_SERVICE, FOCUS_SERVICE, Edge
+from kms.frontend.errors import StartError
 from kms.frontend.metrics import Metrics
 from kms.frontend.services import MAX_BATCH, ClientService, FocusService
 
@@ -34,10 +35,6 @@ _OPTIONS = [
     # Two servers on one port would share its connections unnoticed, each with a replay cache of its own.
     ("grpc.so_reuseport", 0),
 ]
-
-
-class StartError(Exception):
-    """The frontend cannot start; the text is one line, what is wrong and what to do."""
 
 
 class Server:

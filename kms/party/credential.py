@@ -76,8 +76,8 @@ class Credential:
             if "-----BEGIN " not in value:
                 raise CredentialError(f"{where}: {name} is not PEM text")
         role = _text(data, "role", where)
-        if role not in ("client", "focus"):
-            raise CredentialError(f"{where}: role is neither client nor focus")
+        if role not in ("client", "focus", "peer"):
+            raise CredentialError(f"{where}: role is neither client, focus nor peer")
         names = {name: _text(data, name, where) for name in ("identity", "kms_identity", "target")}
         return cls(**names, role=role, psks=_psks(data, where), **pem)
 

@@ -44,7 +44,8 @@ class Stopped(Exception):
 def serve(home: Path, config: Config, engine_command: Sequence[str] = ENGINE_COMMAND) -> int:
     """Run the KMS of a home folder until SIGTERM or SIGINT; the exit code.
 
-    Prints one line, `ready grpc=HOST:PORT metrics=HOST:PORT`, when everything serves. A start that fails ends every
+    Prints one line, `ready grpc=HOST:PORT metrics=HOST:PORT`, when everything serves; with [listen] http it ends with
+    ` http=HOST:PORT`. A start that fails ends every
     child, prints one line on standard error and returns 2. Call it from the main thread of a process with no other
     children. engine_command is another than the engine's own only in tests.
     """
@@ -58,7 +59,7 @@ def serve(home: Path, config: Config, engine_command: Sequence[str] = ENGINE_COM
     try:
         try:
             supervisor.start()
-            print(f"ready grpc={supervisor.grpc_address} metrics={supervisor.metrics_address}", flush=True)  # noqa: T201
+            print(supervisor.ready_line(), flush=True)  # noqa: T201
             supervisor.run()
         except Stopped:
             pass
@@ -129,6 +130,7 @@ class Supervisor:
         # After the first start these hold the ports that were bound, so that a replacement takes the same ones.
         self.grpc_address = str(config.grpc)
         self.metrics_address = str(config.metrics)
+        self.http_address = str(config.http or "")
         self._selector = selectors.DefaultSelector()
         self._phase = Phase.STARTING
         self._stop_signals = 0
@@ -145,6 +147,11 @@ class Supervisor:
             self._wait_ready(group)
         self._phase = Phase.SERVING
         _log.info("serving", grpc=self.grpc_address, metrics=self.metrics_address, engines=len(self._engines))
+
+    def ready_line(self) -> str:
+        """What tells the caller of `kms serve` where it serves."""
+        line = f"ready grpc={self.grpc_address} metrics={self.metrics_address}"
+        return f"{line} http={self.http_address}" if self.http_address else line
 
     def run(self) -> None:
         """Replace what dies until a stop signal. Raises StartError if no engine is left that may be started."""
@@ -193,6 +200,8 @@ class Supervisor:
                 child.start(arguments, self._pin)
             else:
                 addresses = ["--grpc", self.grpc_address, "--metrics", self.metrics_address]
+                if self.http_address:
+                    addresses += ["--http", self.http_address]
                 child.start([*arguments, *addresses])
         except OSError as error:
             raise StartError(f"{child} cannot be started: {error.strerror}") from None
@@ -234,6 +243,7 @@ class Supervisor:
                 else:
                     self.grpc_address = message.ready.grpc_address
                     self.metrics_address = message.ready.metrics_address
+                    self.http_address = message.ready.http_address
                 _log.info("child ready", child=str(child), pid=child.pid)
             case "start_failed":
                 if message.start_failed.pin_rejected:

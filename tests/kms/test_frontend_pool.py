@@ -13,6 +13,7 @@ from kms import link
 from kms.engine.v1.link_pb2 import EngineReply, EngineRequest, Outcome, Refusal
 from kms.frontend.answering import Answering, Call
 from kms.frontend.metrics import Metrics
+from kms.frontend.peers import Peers
 from kms.frontend.pool import EngineLink, EngineLost, EnginePool, NoIdleEngine
 from kms.frontend.replay import MemoryReplayCache, Replayed, digest_of
 from kms.frontend.services import CLIENT, REQUEST_TICKET
@@ -162,7 +163,7 @@ def ask_one(
     """Answer one message with an engine that replies so, or dies twice; the outcome and the cache."""
     pool = EnginePool(20.0)
     cache = MemoryReplayCache(60)
-    answering = Answering(pool, cache, Metrics(), threads)
+    answering = Answering(pool, cache, Metrics(), threads, Peers({}, Metrics()))
     call = Call.start(CLIENT, REQUEST_TICKET, ["sip:alice@example.com"], None)
     engines = [add_engine(stack, pool, index) for index in range(2)]
     asked: Future[list[Outcome]] = threads.submit(answering.answer, call, [b"message"])
@@ -207,7 +208,7 @@ def test_a_message_without_an_answer_is_not_remembered(
 
 def test_a_full_cache_fails_closed(threads: ThreadPoolExecutor) -> None:
     cache = MemoryReplayCache(60, max_entries=0)
-    answering = Answering(EnginePool(20.0), cache, Metrics(), threads)
+    answering = Answering(EnginePool(20.0), cache, Metrics(), threads, Peers({}, Metrics()))
     (outcome,) = answering.answer(
         Call.start(CLIENT, REQUEST_TICKET, ["sip:alice@example.com"], None), [b"message"]
     )

@@ -12,14 +12,14 @@ from kms.crypto.protection import MessageProtection
 from kms.crypto.suite import suite_of
 from kms.mikey import labels
 from kms.mikey import policy as rules
-from kms.mikey.errors import MikeyError
+from kms.mikey.errors import MikeyError, ProtocolError
 from kms.mikey.exchange import RULES, UPDATE_RULES, check_message, check_response
 from kms.mikey.labels import INITIAL, RESPONSE, ForkedKey
 from kms.mikey.message import Message
 from kms.mikey.payloads import Flags, InitiatorData, Kemac, KeyData, T, Ticket, Tp, V
 from kms.mikey.registry import DataType, IdRole, KeyType, RandRole
 from kms.party.credential import Credential
-from kms.party.party import Party
+from kms.party.party import Party, SuiteKey
 
 _D = DataType
 _ANSWERS = {
@@ -199,6 +199,8 @@ class Examiner:
 
     def _by_psk(self, initial: Message, party: Party, direction: int) -> MessageProtection:
         key = party.key_for(initial.hdr.prf)
+        if not isinstance(key, SuiteKey):
+            raise ProtocolError("the credential has no PSK, which protects this message")
         return MessageProtection(
             party.ops,
             key.psk,

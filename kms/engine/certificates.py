@@ -109,7 +109,9 @@ class ChainedCertificates:
             # 4.2.1.3: each following certificate directly certifies the one preceding it.
             if certificate.issuer != issuer.subject:
                 raise CertificateRefused("the certificates are not in the order of a chain")
-        builder = PolicyBuilder().store(self._store).time(datetime.fromtimestamp(now, UTC).replace(tzinfo=None))
+        builder = (
+            PolicyBuilder().store(self._store).time(datetime.fromtimestamp(now, UTC).replace(tzinfo=None))
+        )
         builder = builder.max_chain_depth(MAX_CHAIN).extension_policies(
             ca_policy=ExtensionPolicy.webpki_defaults_ca(), ee_policy=_END_ENTITY
         )

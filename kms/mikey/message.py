@@ -139,6 +139,16 @@ class Message:
         raw = self.raw[: len(self.raw) - len(self.v.mac)] + mac
         return Message(self.hdr, (*self.payloads[:-1], v), raw, self._ends)
 
+    def with_signature(self, signature: bytes) -> "Message":
+        """This message with the signature of its last payload, SIGN, filled in. Raises EncodeError as `with_mac`."""
+        last = self.payloads[-1]
+        if not isinstance(last, Sign):
+            raise ProtocolError(f"{self.name}: a SIGN payload must come last")
+        size = len(last.signature)
+        sign = Sign(last.s_type, exact(signature, size, "Signature"))
+        raw = self.raw[: len(self.raw) - size] + signature
+        return Message(self.hdr, (*self.payloads[:-1], sign), raw, self._ends)
+
 
 def unsigned_v(alg: MacAlg) -> V:
     """A V payload whose MAC is still zero: the place that `with_mac` fills."""

@@ -26,10 +26,24 @@ class PreSharedKey:
 
 
 @dataclass(frozen=True, slots=True)
-class Credential:
-    """One subscriber's enrolment. `psks` is sorted, the strongest suite first. `repr` hides the secrets.
+class KeyPair:
+    """The RSA key of a subscriber without PSK, as PEM texts. `repr` hides it.
 
-    `target` is the KMS's gRPC address, HOST:PORT; the certificates and `tls_key` are PEM texts.
+    `cert` is its certificate, followed by those that certify it; `key` its private key (PKCS #8, not encrypted);
+    `kms_cert` the certificate of the KMS's RSA key. `suite` (128 or 256) is the one it prefers.
+    """
+
+    suite: int
+    cert: str = field(repr=False)
+    key: str = field(repr=False)
+    kms_cert: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Credential:
+    """One subscriber's enrolment, by PSKs or by a key pair. `psks` is sorted, the strongest suite first.
+
+    `repr` hides the secrets. `target` is the KMS's gRPC address, HOST:PORT; certificates and `tls_key` are PEM texts.
     """
 
     identity: str
@@ -40,28 +54,31 @@ class Credential:
     ca_cert: str = field(repr=False)
     tls_cert: str = field(repr=False)
     tls_key: str = field(repr=False)
+    key_pair: KeyPair | None = field(default=None, repr=False)
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str], *, allow_readable: bool = False) -> "Credential":
+    def load(
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        key: str | os.PathLike[str] | None = None,
+        allow_readable: bool = False,
+    ) -> "Credential":
         """Read an enrolment file, the JSON that `kms user add --out FILE` writes.
 
-        The file holds a PSK: one that its group or others may read is refused unless `allow_readable` says that
+        `key` is the file (PEM) of the RSA key of a subscriber that was enrolled by its own certificate.
+        Each file holds a secret: one that its group or others may read is refused unless `allow_readable` says that
         something else protects it. Raises CredentialError.
         """
-        file = Path(path)
-        try:
-            with file.open("rb") as stream:
-                mode = stat.S_IMODE(os.fstat(stream.fileno()).st_mode)
-                text = stream.read()
-        except OSError as error:
-            raise CredentialError(f"{file}: cannot be read: {error.strerror}") from None
-        if mode & 0o077 and not allow_readable:
-            raise CredentialError(f"{file}: holds a PSK but has the mode {mode:04o}; run: chmod 600 {file}")
-        return cls.parse(text, str(file))
+        text = _read_secret(Path(path), "a PSK or private key", allow_readable=allow_readable)
+        if key is None:
+            return cls.parse(text, str(path))
+        pem = _read_secret(Path(key), "a private key", allow_readable=allow_readable)
+        return cls.parse(text, str(path), key=pem.decode(errors="replace"))
 
     @classmethod
-    def parse(cls, text: bytes | str, where: str = "enrolment") -> "Credential":
-        """Decode the JSON; `where` names its origin in errors. Raises CredentialError."""
+    def parse(cls, text: bytes | str, where: str = "enrolment", *, key: str | None = None) -> "Credential":
+        """Decode the JSON; `where` names its origin in errors. `key` is the RSA key (PEM). Raises CredentialError."""
         try:
             data = json.loads(text)
         except ValueError as error:
@@ -79,7 +96,40 @@ class Credential:
         if role not in ("client", "focus", "peer"):
             raise CredentialError(f"{where}: role is neither client, focus nor peer")
         names = {name: _text(data, name, where) for name in ("identity", "kms_identity", "target")}
-        return cls(**names, role=role, psks=_psks(data, where), **pem)
+        key_pair = _key_pair(data, where, key)
+        return cls(**names, role=role, psks=() if key_pair else _psks(data, where), **pem, key_pair=key_pair)
+
+
+def _read_secret(file: Path, what: str, *, allow_readable: bool) -> bytes:
+    try:
+        with file.open("rb") as stream:
+            mode = stat.S_IMODE(os.fstat(stream.fileno()).st_mode)
+            content = stream.read()
+    except OSError as error:
+        raise CredentialError(f"{file}: cannot be read: {error.strerror}") from None
+    if mode & 0o077 and not allow_readable:
+        raise CredentialError(f"{file}: holds {what} but has the mode {mode:04o}; run: chmod 600 {file}")
+    return content
+
+
+def _key_pair(data: dict[str, Any], where: str, key: str | None) -> KeyPair | None:
+    if "cert" not in data:
+        if key is not None:
+            raise CredentialError(f"{where}: is an enrolment by PSK: no key file belongs to it")
+        return None
+    if "psk" in data:
+        raise CredentialError(f"{where}: has both a psk and a cert; enrol again with `kms user add`")
+    if key is None and "key" not in data:
+        raise CredentialError(f"{where}: does not hold the private key of its cert: give its file as `key`")
+    texts = {
+        "cert": _text(data, "cert", where),
+        "key": key or _text(data, "key", where),
+        "kms_cert": _text(data, "kms_cert", where),
+    }
+    for name, value in texts.items():
+        if "-----BEGIN " not in value:
+            raise CredentialError(f"{where}: {name} is not PEM text")
+    return KeyPair(_suite(data, where), **texts)
 
 
 def _psks(data: dict[str, Any], where: str) -> tuple[PreSharedKey, ...]:
@@ -89,14 +139,19 @@ def _psks(data: dict[str, Any], where: str) -> tuple[PreSharedKey, ...]:
     if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
         raise CredentialError(f"{where}: psks is not a list of objects")
     for entry, place in [(data, ""), *((entry, f"psks[{i}].") for i, entry in enumerate(entries))]:
-        suite = entry.get("suite")
-        if suite not in SUITES or isinstance(suite, bool):
-            raise CredentialError(f"{where}: {place}suite is neither 256 nor 128")
+        suite = _suite(entry, where, place)
         psk_id, psk = (_hex(entry, name, where, place) for name in ("psk_id", "psk"))
         if not 16 <= len(psk) <= 64:
             raise CredentialError(f"{where}: {place}psk has {len(psk)} bytes, 16 to 64 are expected")
         found.setdefault(suite, PreSharedKey(suite, psk_id, psk))
     return tuple(found[suite] for suite in sorted(found, reverse=True))
+
+
+def _suite(data: dict[str, Any], where: str, place: str = "") -> int:
+    suite = data.get("suite")
+    if isinstance(suite, bool) or not isinstance(suite, int) or suite not in SUITES:
+        raise CredentialError(f"{where}: {place}suite is neither 256 nor 128")
+    return suite
 
 
 def _text(data: dict[str, Any], name: str, where: str, place: str = "") -> str:

@@ -1,17 +1,15 @@
-"""Ticket Request (RFC 6043 4.2.1), the Initiator's side: REQUEST_INIT_PSK out, REQUEST_RESP in."""
+"""Ticket Request (RFC 6043 4.2.1), the Initiator's side: REQUEST_INIT out, REQUEST_RESP in."""
 
 from dataclasses import dataclass, field, replace
 
 from kms.crypto.interface import Key
-from kms.crypto.protection import MessageProtection
 from kms.mikey import policy as rules
 from kms.mikey.errors import ProtocolError
 from kms.mikey.exchange import RECEIVE, SEND, Progress, Role
-from kms.mikey.labels import INITIAL, RESPONSE
-from kms.mikey.message import Message, unsigned_v
-from kms.mikey.payloads import Flags, Hdr, Idr, KeyData, Payload, Ticket, TicketPolicy, Tp
-from kms.mikey.registry import DataType, ErrorNo, IdRole, IdType, RandRole
-from kms.party.party import Party, SuiteKey
+from kms.mikey.payloads import Flags, KeyData, Ticket, TicketPolicy, Tp
+from kms.mikey.registry import DataType, ErrorNo, IdRole
+from kms.party import asking
+from kms.party.party import KmsKey, Party
 from kms.party.receiving import load_prf_key, open_kemac, receive_response, split_mpks
 
 
@@ -41,8 +39,8 @@ class GrantedTicket:
 class TicketRequest:
     """One Ticket Request: `message` goes to the KMS, `complete` takes its answer. Good for one attempt."""
 
-    def __init__(self, party: Party, desired: TicketPolicy, *, key: SuiteKey | None = None) -> None:
-        """Make the REQUEST_INIT_PSK. `key` is the PSK that protects it, by default that of the policy's suite.
+    def __init__(self, party: Party, desired: TicketPolicy, *, key: KmsKey | None = None) -> None:
+        """Make the REQUEST_INIT. `key` is what protects it, by default the party's for the policy's suite.
 
         Raises ProtocolError if the desired policy breaks a rule of RFC 6043 6.10.
         """
@@ -50,28 +48,10 @@ class TicketRequest:
         rules.check_session_keys(desired, rules.requested_keys(desired) or ())
         self._party = party
         self._desired = desired
-        self._key = key or party.key_for(desired.prf)
         self._progress = Progress(Role.INITIATOR)
-        self.message = self._request_init()
-        self._progress.move(SEND, DataType.REQUEST_INIT_PSK)
-
-    def _request_init(self) -> Message:
-        party, suite = self._party, self._key.suite
-        randr_i = party.new_randr(RandRole.INITIATOR)
-        payloads: tuple[Payload, ...] = (
-            party.sources.timestamp(),
-            randr_i,
-            Idr(IdRole.INITIATOR, IdType.URI, party.identity),
-            Idr(IdRole.KMS, IdType.URI, party.kms_identity),
-            Tp(self._desired),
-            Idr(IdRole.PSK, IdType.BYTE_STRING, self._key.psk_id),
-            unsigned_v(suite.mac_alg),
-        )
-        hdr = Hdr(DataType.REQUEST_INIT_PSK, party.new_csb_id(), suite.prf, v=True)
-        inputs = party.ops, self._key.psk, suite.prf, hdr.csb_id
-        self._initial = MessageProtection(*inputs, INITIAL, randr_i=randr_i.rand)
-        self._response = MessageProtection(*inputs, RESPONSE, randr_i=randr_i.rand)
-        return self._initial.sign(Message.build(hdr, payloads), party.identity, party.kms_identity)
+        self._asked = asking.request(party, key or party.key_for(desired.prf), Tp(desired))
+        self.message = self._asked.message
+        self._progress.move(SEND, self.message.hdr.data_type)
 
     def complete(self, raw: bytes) -> GrantedTicket:
         """Verify the REQUEST_RESP and open it.
@@ -79,11 +59,12 @@ class TicketRequest:
         Raises ReceivedError for an Error message, AuthenticationError for a wrong MAC, DecodeError or ProtocolError
         for everything else, such as a granted policy that is not acceptable.
         """
-        message = receive_response(raw, self.message, DataType.REQUEST_RESP, self._progress, self._initial)
-        self._response.verify(message, self.message.raw)
+        asked, progress = self._asked, self._progress
+        message = receive_response(raw, asked.message, DataType.REQUEST_RESP, progress, asked.initial)
+        asked.response.verify(message, asked.message.raw)
         ticket = message.get(Ticket)
         rules.check_granted(ticket.policy)
-        keys = open_kemac(message, self._response)
+        keys = open_kemac(message, asked.response)
         mpks, session_keys = split_mpks(keys, ticket.policy)
         rules.check_answer(self._desired, ticket.policy, session_keys)
         check_changes(self._desired, ticket.policy, session_keys)

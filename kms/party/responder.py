@@ -35,7 +35,9 @@ from kms.mikey.payloads import (
 from kms.mikey.registry import DataType, ErrorNo, IdRole, IdType, MapType, PrfFunc, RandRole, TicketType
 from kms.mikey.srtp import SrtpPolicy
 from kms.mikey.ticket_data import BASE_TICKET, TicketData
+from kms.party import asking
 from kms.party.acceptance import Acceptance
+from kms.party.asking import Asked
 from kms.party.bundle import Bundle, check_supplied, open_keys
 from kms.party.party import Party
 from kms.party.receiving import load_prf_key, open_kemac, receive_response, split_mpks
@@ -79,7 +81,7 @@ class IncomingTransfer:
         self._check_addressing()
         self._offered = Bundle().extended(self.message)
         self._offered.check_choice(self._acceptance)
-        self._resolve_init: Message | None = None
+        self._asked: Asked | None = None
         self._resolution: Resolution | None = None
         self._keys: tuple[KeyData, ...] = ()
         self.session: Session | None = None
@@ -137,39 +139,25 @@ class IncomingTransfer:
         return hashlib.sha256(self.message.coverage(self.message.v.mac)).digest()
 
     def resolve_init(self) -> Message:
-        """A RESOLVE_INIT_PSK for the KMS. May be called again if no answer came: each is a new message."""
+        """A RESOLVE_INIT for the KMS. May be called again if no answer came: each is a new message."""
         self._progress.check(SEND, DataType.RESOLVE_INIT_PSK)
-        party, key = self._party, self._party.key_for(self.ticket.policy.prf)
-        randr_r = party.new_randr(RandRole.RESPONDER)
-        payloads: list[Payload] = [
-            party.sources.timestamp(),
-            randr_r,
-            Idr(IdRole.RESPONDER, IdType.URI, self.identity),
-            Idr(IdRole.KMS, IdType.URI, party.kms_identity),
-            self.ticket,
-            Idr(IdRole.PSK, IdType.BYTE_STRING, key.psk_id),
-            unsigned_v(key.suite.mac_alg),
-        ]
-        hdr = Hdr(DataType.RESOLVE_INIT_PSK, party.new_csb_id(), key.suite.prf, v=True)
-        inputs = party.ops, key.psk, key.suite.prf, hdr.csb_id
-        self._kms_initial = MessageProtection(*inputs, INITIAL, randr_r=randr_r.rand)
-        self._kms_response = MessageProtection(*inputs, RESPONSE, randr_r=randr_r.rand)
-        message = self._kms_initial.sign(Message.build(hdr, payloads), self.identity, party.kms_identity)
-        self._progress.move(SEND, DataType.RESOLVE_INIT_PSK)
-        self._resolve_init = message
-        return message
+        party = self._party
+        asked = asking.resolve(party, party.key_for(self.ticket.policy.prf), self.identity, self.ticket)
+        self._progress.move(SEND, asked.message.hdr.data_type)
+        self._asked = asked
+        return asked.message
 
     def resolved(self, raw: bytes) -> Resolution:
         """Verify the RESOLVE_RESP, open it, and verify the TRANSFER_INIT with it (4.2.3.6).
 
         Raises ReceivedError for an Error message of the KMS, AuthenticationError, ProtocolError or DecodeError.
         """
-        if self._resolve_init is None:
+        asked = self._asked
+        if asked is None:
             raise ProtocolError("no RESOLVE_INIT was sent", ErrorNo.INVALID_DT)
-        sent, protection = self._resolve_init, self._kms_initial
-        message = receive_response(raw, sent, DataType.RESOLVE_RESP, self._progress, protection)
-        self._kms_response.verify(message, sent.raw)
-        keys = open_kemac(message, self._kms_response)
+        message = receive_response(raw, asked.message, DataType.RESOLVE_RESP, self._progress, asked.initial)
+        asked.response.verify(message, asked.message.raw)
+        keys = open_kemac(message, asked.response)
         mpks, session_keys = split_mpks(keys, self.ticket.policy)
         identity_r, randr_kms = message.idr(IdRole.RESPONDER), message.rand(RandRole.KMS)
         if self._flags & Flags.I and (identity_r is None or not randr_kms):

@@ -25,7 +25,7 @@ from kms.mikey.srtp import AES_CM_128_HMAC_SHA1_80
 from kms.mikey.ticket_data import DERIVED_TICKET
 from kms.party.credential import Credential
 from kms.party.initiator import OutgoingTransfer
-from kms.party.party import Party
+from kms.party.party import Party, SuiteKey
 from kms.party.requesting import GrantedTicket, TicketRequest
 from kms.party.responder import IncomingTransfer
 from tests.e2e.home import Server
@@ -143,6 +143,7 @@ def test_stale_and_future_messages(callers: dict[str, Caller], offset: int) -> N
 def test_a_wrong_key_and_an_unknown_user_look_the_same(callers: dict[str, Caller]) -> None:
     alice = callers[ALICE]
     (key,) = alice.party.keys
+    assert isinstance(key, SuiteKey)
     wrong = replace(alice.party, keys=(replace(key, psk=alice.party.ops.load(bytes(32), key.psk.use)),))
     unknown_id = key.psk_id[:8] + b"sip:nobody@example.com"
     unknown = replace(wrong, identity=b"sip:nobody@example.com", keys=(replace(key, psk_id=unknown_id),))

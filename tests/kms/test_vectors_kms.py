@@ -9,10 +9,8 @@ from kms.mikey.message import Message
 from kms.mikey.registry import DataType
 from tests.kms.vector_kms import VectorKms, groups_of, load, sender
 
-EXCHANGES = [e for e in load("exchanges") if e["name"].startswith("psk")]
-NEGATIVES = [
-    n for n in load("negatives") if n["target"] == "KMS" and "certs" not in (n["config"] or {"certs": 0})
-]
+EXCHANGES = load("exchanges")
+NEGATIVES = [n for n in load("negatives") if n["target"] == "KMS"]
 TO_KMS = {"REQUEST_INIT": "REQUEST_RESP", "RESOLVE_INIT": "RESOLVE_RESP"}
 
 

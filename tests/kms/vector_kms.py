@@ -5,11 +5,19 @@ from collections import deque
 from pathlib import Path
 from typing import Any
 
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    load_pem_private_key,
+)
+
 from kms.crypto import base_ticket
 from kms.crypto.interface import Key, KeyOperations, Use
 from kms.crypto.software import SoftwareKeys
 from kms.crypto.sources import Sources
-from kms.engine.context import Context
+from kms.engine.certificates import Signer
+from kms.engine.context import Context, PublicKey
 from kms.engine.directory import Directory, Role
 from kms.engine.engine import Engine
 from kms.engine.granting import Limits
@@ -93,6 +101,13 @@ class VectorKeys:
         raise AssertionError("software keys are never gone")
 
 
+class RegisteredCertificates:
+    """Trust in what the directory has: the certificates of the vectors are self-signed (AMBIGUITIES A-16)."""
+
+    def check(self, signer: Signer, now: float) -> None:
+        """See kms.engine.certificates.Certificates."""
+
+
 class VectorKms:
     """One vector's KMS: `answer` hands a message to Engine.handle."""
 
@@ -111,8 +126,9 @@ class VectorKms:
         keys = VectorKeys(self.ops, config)
         self.config = config
         directory = Directory(folder / "directory.db")
+        certs = {f"sip:{name}@example.com": bytes.fromhex(c) for name, c in config.get("certs", {}).items()}
         for identity in config["psk"]:
-            directory.enrol(identity.encode(), Role.FOCUS)
+            directory.enrol(identity.encode(), Role.FOCUS, certificate=certs.get(identity))
         for group, members in (groups or {}).items():
             for member in members:
                 directory.add_member(group, member)
@@ -127,8 +143,15 @@ class VectorKms:
             skew,
             base_mpk_length=config["suite"]["size"],
             counter_timestamps=True,
+            public_key=self._public_key(config) if certs else None,
         )
         self.engine = Engine(context)
+
+    def _public_key(self, config: dict[str, Any]) -> PublicKey:
+        key = load_pem_private_key(config["private_keys_pem"]["kms"].encode(), None)
+        der = key.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption())
+        certificate = bytes.fromhex(config["certs"]["kms"])
+        return PublicKey(RegisteredCertificates(), certificate, lambda: self.ops.load(der, Use.UNWRAP))
 
     def answer(self, raw: bytes) -> Outcome:
         """The outcome of one message, sent by whoever it names over a connection of its own."""

@@ -8,18 +8,23 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from cryptography.hazmat.primitives.asymmetric.padding import PKCS1v15
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
+
 from kms.crypto.interface import Use
+from kms.crypto.public_key import EnvelopeCertificate, SignatureKey
 from kms.crypto.software import SoftwareKeys
 from kms.crypto.sources import Sources
 from kms.crypto.suite import suite_of
 from kms.mikey.exchange import Role
 from kms.mikey.message import Message
-from kms.mikey.payloads import Flags, GenericIdSession, KeyData, Randr, Sp, T, Tp
+from kms.mikey.payloads import Flags, GenericIdSession, KeyData, Pke, Randr, Sp, T, Tp
 from kms.mikey.registry import IdRole, RandRole
 from kms.party.acceptance import Acceptance
 from kms.party.initiator import OutgoingTransfer
 from kms.party.memory import ResolutionCache
-from kms.party.party import Party, SuiteKey
+from kms.party.party import KmsKey, Party, SigningKey, SuiteKey
 from kms.party.requesting import GrantedTicket, TicketRequest
 from kms.party.responder import IncomingTransfer
 from kms.party.session import Session
@@ -32,21 +37,29 @@ _RANDS = {RandRole.INITIATOR: "RANDRi", RandRole.RESPONDER: "RANDRr"}
 
 
 class ScriptedSources(Sources):
-    """Gives what `script` took from a message; anything that the message does not have is an error."""
+    """Gives what `script` took from a message; anything that the message does not have is an error.
 
-    def __init__(self, clock: float) -> None:
+    `kms_key` opens the envelope key of a message, for its sender to choose again.
+    """
+
+    def __init__(self, clock: float, kms_key: RSAPrivateKey | None = None) -> None:
         super().__init__(clock=lambda: self.clock)
         self.clock = clock
+        self.kms_key = kms_key
+        self.pke = b""
         self.values: dict[str, bytes] = {}
         self.stamps: list[T] = []
 
     def script(self, message: Message) -> None:
-        """Make the next message sent have this one's CSB ID, T and RANDRs."""
+        """Make the next message sent have this one's CSB ID, T, RANDRs, and envelope key as encrypted there."""
         self.values = {"CSB ID": message.hdr.csb_id.to_bytes(4, "big")}
         for randr in message.find_all(Randr):
             if randr.role in _RANDS:
                 self.values[_RANDS[RandRole(randr.role)]] = randr.rand
         self.stamps = [message.get(T)]
+        if (pke := message.find(Pke)) is not None:
+            assert self.kms_key
+            self.pke, self.values["envelope key"] = pke.data, self.kms_key.decrypt(pke.data, PKCS1v15())
 
     def random(self, length: int, purpose: str) -> bytes:
         return self.values.pop(purpose)
@@ -58,13 +71,43 @@ class ScriptedSources(Sources):
         return self.timestamp()
 
 
+class ScriptedEnvelope(EnvelopeCertificate):
+    """Encrypts the vector's envelope key as the vector did: the padding of PKE is random."""
+
+    def __init__(self, certificate: bytes, sources: ScriptedSources) -> None:
+        super().__init__(certificate)
+        self._sources = sources
+
+    def encrypt(self, envelope_key: bytes) -> bytes:
+        """See EnvelopeCertificate."""
+        kms_key = self._sources.kms_key
+        assert kms_key
+        assert kms_key.decrypt(super().encrypt(envelope_key), PKCS1v15()) == envelope_key
+        assert kms_key.decrypt(self._sources.pke, PKCS1v15()) == envelope_key
+        return self._sources.pke
+
+
 def vector_party(config: Json, identity: str) -> tuple[Party, ScriptedSources]:
-    """A subscriber of the vector's KMS."""
-    sources, ops = ScriptedSources(config["clock_unix"]), SoftwareKeys()
-    entry = config["psk"][identity]
-    psk = ops.load(bytes.fromhex(entry["psk"]), Use.PRF)
-    key = SuiteKey(suite_of(config["suite"]["prf"]), bytes.fromhex(entry["psk_id"]), psk)
+    """A subscriber of the vector's KMS: with a certificate if the vector has certificates, else with a PSK."""
+    suite, ops = suite_of(config["suite"]["prf"]), SoftwareKeys()
+    key: KmsKey
+    if "certs" in config:
+        sources = ScriptedSources(config["clock_unix"], vector_key(config, "kms"))
+        name = identity.removeprefix("sip:").partition("@")[0]
+        signer = SignatureKey([bytes.fromhex(config["certs"][name])], vector_key(config, name))
+        key = SigningKey(suite, signer, ScriptedEnvelope(bytes.fromhex(config["certs"]["kms"]), sources))
+    else:
+        sources, entry = ScriptedSources(config["clock_unix"]), config["psk"][identity]
+        psk = ops.load(bytes.fromhex(entry["psk"]), Use.PRF)
+        key = SuiteKey(suite, bytes.fromhex(entry["psk_id"]), psk)
     return Party(identity.encode(), bytes.fromhex(config["kms_id"]), (key,), ops, sources), sources
+
+
+def vector_key(config: Json, name: str) -> RSAPrivateKey:
+    """A private key of a vector's config."""
+    key = load_pem_private_key(config["private_keys_pem"][name].encode(), None)
+    assert isinstance(key, RSAPrivateKey)
+    return key
 
 
 @dataclass

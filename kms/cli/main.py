@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from kms.cli.errors import CommandError
+from kms.cli.vectors.commands import vectors_app
 
 EXIT_USAGE = 2
 EXIT_FAULT = 70
@@ -26,6 +27,7 @@ key_app = typer.Typer(help="Look at the long-term keys.", rich_markup_mode=None)
 app.add_typer(user_app, name="user")
 peer_app = typer.Typer(help="Have other KMSs resolve their tickets.", rich_markup_mode=None)
 app.add_typer(key_app, name="key")
+app.add_typer(vectors_app, name="vectors")
 app.add_typer(peer_app, name="peer")
 
 

@@ -1,0 +1,184 @@
+"""The `config` of a vector: the subscribers, the KMS and their keys; and the clock and randomness that play them."""
+
+from collections import deque
+from dataclasses import dataclass, field
+from typing import Any
+
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    load_pem_private_key,
+)
+
+from kms.cli.vectors.entries import BrokenVector, Json, octets, optional, text
+from kms.cli.vectors.entries import field as member
+from kms.crypto.sources import Sources
+from kms.mikey.message import Message
+from kms.mikey.payloads import T
+from kms.mikey.registry import IdRole
+
+CLOCK_SKEW = 600.0
+"""Seconds that a timestamp may be off when vectors are played."""
+
+
+class ScriptedSources(Sources):
+    """Gives the random values and timestamps that were put in, by purpose; when there are none, real ones.
+
+    A value of the vector replaces what the code asks for whatever its length: RANDs may be longer than they must be.
+    What the code makes of a wrong length shows as a difference.
+    """
+
+    def __init__(self, clock: float) -> None:
+        super().__init__(clock=lambda: self.clock)
+        self.clock = clock
+        self._values: dict[str, deque[bytes]] = {}
+        self._stamps: deque[T] = deque()
+
+    def clear(self) -> None:
+        """Forget what was put in and not used."""
+        self._values.clear()
+        self._stamps.clear()
+
+    def put(self, purpose: str, value: bytes) -> None:
+        """Give `value` the next time that a random value is asked for with this purpose."""
+        self._values.setdefault(purpose, deque()).append(value)
+
+    def put_timestamp(self, t: T) -> None:
+        """Give `t` as the next timestamp."""
+        self._stamps.append(t)
+
+    def random(self, length: int, purpose: str) -> bytes:
+        """See Sources."""
+        queue = self._values.get(purpose)
+        return queue.popleft() if queue else super().random(length, purpose)
+
+    def timestamp(self) -> T:
+        """See Sources."""
+        return self._stamps.popleft() if self._stamps else super().timestamp()
+
+    def timestamp_in_lane(self, lane: int) -> T:
+        """See Sources: a scripted timestamp has the lane that its vector chose."""
+        return self._stamps.popleft() if self._stamps else super().timestamp_in_lane(lane)
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """A vector's `config`. Identities and ids are ID Data.
+
+    `psks` is identity to (PSK, IDRpsk). `tpk` is the TPK of base tickets, `epochs` the TPK epochs of derived ones
+    by their IDRpsk. `certificates` (DER) and `private_keys` (PKCS #8 in DER) are by identity.
+    """
+
+    clock: float
+    kms_identity: bytes
+    psks: dict[bytes, tuple[bytes, bytes]] = field(repr=False)
+    mpk_length: int = 32
+    prf: int = 1
+    tpk: bytes | None = field(default=None, repr=False)
+    tpk_id: bytes = b""
+    epochs: dict[bytes, bytes] = field(default_factory=dict, repr=False)
+    current_epoch: bytes | None = None
+    groups: dict[bytes, frozenset[bytes]] = field(default_factory=dict)
+    clients: frozenset[bytes] = frozenset()
+    certificates: dict[bytes, bytes] = field(default_factory=dict, repr=False)
+    private_keys: dict[bytes, bytes] = field(default_factory=dict, repr=False)
+
+    @property
+    def subscribers(self) -> tuple[bytes, ...]:
+        """Everybody who can authenticate to the KMS."""
+        return tuple(dict.fromkeys((*self.psks, *(c for c in self.certificates if c != self.kms_identity))))
+
+    def sender(self, message: Message) -> bytes | None:
+        """Who sent an initial message to the KMS: IDRi or IDRr, else whom its IDRpsk names."""
+        claimed = message.idr(IdRole.RESPONDER) or message.idr(IdRole.INITIATOR)
+        psk_id = message.idr(IdRole.PSK)
+        return claimed or next((i for i, (_, known) in self.psks.items() if known == psk_id), None)
+
+
+def read_setting(config: Json) -> Setting:
+    """The setting that a `config` describes. Raises BrokenVector; members that are not known are ignored."""
+    suite = optional(config, "suite", dict, {})
+    certificates = _certificates(optional(config, "certs", dict, {}))
+    epochs = {
+        _hex(psk_id): octets(optional(config, "tpk_epochs", dict, {}), psk_id, "tpk_epochs")
+        for psk_id in optional(config, "tpk_epochs", dict, {})
+    }
+    return Setting(
+        clock=float(optional(config, "clock_unix", (int, float), 0)),
+        kms_identity=octets(config, "kms_id"),
+        psks=_psks(optional(config, "psk", dict, {})),
+        mpk_length=optional(suite, "size", int, 32),
+        prf=optional(suite, "prf", int, 1),
+        tpk=octets(config, "tpk") if config.get("tpk") is not None else None,
+        tpk_id=octets(config, "tpk_id") if config.get("tpk_id") is not None else b"",
+        epochs=epochs,
+        current_epoch=octets(config, "current_epoch") if config.get("current_epoch") is not None else None,
+        groups=_groups(optional(config, "groups", dict, {})),
+        clients=frozenset(
+            _utf8(i) for i, role in optional(config, "roles", dict, {}).items() if role == "client"
+        ),
+        certificates=dict(certificates.values()),
+        private_keys=_private_keys(optional(config, "private_keys_pem", dict, {}), certificates),
+    )
+
+
+def _psks(entries: Json) -> dict[bytes, tuple[bytes, bytes]]:
+    where = "config.psk"
+    return {
+        _utf8(identity): (octets(entry, "psk", where), octets(entry, "psk_id", where))
+        for identity, entry in entries.items()
+    }
+
+
+def _groups(entries: Json) -> dict[bytes, frozenset[bytes]]:
+    return {
+        _utf8(group): frozenset(
+            _utf8(m) for m in member(entries, group, list, "groups") if isinstance(m, str)
+        )
+        for group in entries
+    }
+
+
+def _certificates(entries: Json) -> dict[str, tuple[bytes, bytes]]:
+    """Name in the vector to identity (the URI in subjectAltName) and DER."""
+    found = {}
+    for name in entries:
+        der = octets(entries, name, "certs")
+        try:
+            certificate = x509.load_der_x509_certificate(der)
+            names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+            identity = names.get_values_for_type(x509.UniformResourceIdentifier)[0]
+        except (ValueError, IndexError, x509.ExtensionNotFound):
+            raise BrokenVector(f"certs.{name} is no certificate with a URI in subjectAltName") from None
+        found[name] = (identity.encode(), der)
+    return found
+
+
+def _private_keys(entries: Json, certificates: dict[str, tuple[bytes, bytes]]) -> dict[bytes, bytes]:
+    found = {}
+    for name in entries:
+        if name not in certificates:
+            continue
+        try:
+            key: Any = load_pem_private_key(text(entries, name, "private_keys_pem").encode(), None)
+        except (ValueError, TypeError):
+            raise BrokenVector(f"private_keys_pem.{name} is no unencrypted private key in PEM") from None
+        der = key.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption())
+        found[certificates[name][0]] = der
+    return found
+
+
+def _utf8(identity: str) -> bytes:
+    try:
+        return identity.encode()
+    except UnicodeEncodeError:
+        raise BrokenVector("config: an identity is not text") from None
+
+
+def _hex(value: str) -> bytes:
+    try:
+        return bytes.fromhex(value)
+    except ValueError:
+        raise BrokenVector("config.tpk_epochs: a name is not hex") from None

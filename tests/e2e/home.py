@@ -53,6 +53,8 @@ class Server:
     pid: int
     log: Path
     """What it wrote on standard error."""
+    http: str = ""
+    """Empty unless kms.toml turns the HTTP endpoint on."""
     _files: dict[str, Path] = field(default_factory=dict)
 
     def enrol(self, identity: str, role: str = "client", *options: str) -> Path:
@@ -75,8 +77,8 @@ def serving(home: Path) -> Iterator[Server]:
             [*KMS, "serve", "--home", str(home)], stdout=subprocess.PIPE, stderr=errors
         )
     try:
-        grpc, metrics = _ready(process, log)
-        yield Server(home, grpc, metrics, process.pid, log)
+        ready = _ready(process, log)
+        yield Server(home, ready["grpc"], ready["metrics"], process.pid, log, ready.get("http", ""))
         process.send_signal(signal.SIGTERM)
         assert process.wait(_STOP_SECONDS) == 0, log.read_text()
     finally:
@@ -86,8 +88,8 @@ def serving(home: Path) -> Iterator[Server]:
         process.stdout.close()
 
 
-def _ready(process: subprocess.Popen[bytes], log: Path) -> tuple[str, str]:
-    """Both addresses of the line `ready grpc=HOST:PORT metrics=HOST:PORT`."""
+def _ready(process: subprocess.Popen[bytes], log: Path) -> dict[str, str]:
+    """The addresses of the line `ready grpc=HOST:PORT metrics=HOST:PORT`."""
     assert process.stdout is not None
     line = b""
     deadline = time.monotonic() + _READY_SECONDS
@@ -100,6 +102,6 @@ def _ready(process: subprocess.Popen[bytes], log: Path) -> tuple[str, str]:
                 chunk = os.read(process.stdout.fileno(), 4096)
                 assert chunk, f"kms serve ended: {log.read_text()}"
                 line += chunk
-    word, grpc, metrics = line.decode().split()
+    word, *addresses = line.decode().split()
     assert word == "ready"
-    return grpc.removeprefix("grpc="), metrics.removeprefix("metrics=")
+    return dict(address.split("=") for address in addresses)

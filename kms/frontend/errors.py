@@ -12,7 +12,7 @@ from kms.engine.v1.link_pb2 import CalledService, Refusal
 from kms.focus.v1 import focus_pb2
 
 DOMAIN = "kms"
-_RETRY_AFTER = Duration(seconds=1)
+_RETRY_SECONDS = 1
 
 
 @dataclass(frozen=True)
@@ -80,14 +80,20 @@ def refusal(reason: str) -> Refusal:
     return Refusal(code=entry.code, reason=reason, message=entry.message)
 
 
+def retry_after(refused: Refusal) -> int | None:
+    """After how many seconds to try again what was refused for now; None for what is refused for good."""
+    return _RETRY_SECONDS if refused.reason in _REASONS and _REASONS[refused.reason].retry else None
+
+
 def status_of(refused: Refusal, called_service: CalledService.ValueType) -> status_pb2.Status:
     """The google.rpc.Status of a refusal, with its details."""
     metadata = {"peer_reason": refused.peer_reason} if refused.peer_reason else None
     details: list[Message] = [
         error_details_pb2.ErrorInfo(reason=refused.reason, domain=DOMAIN, metadata=metadata)
     ]
-    if refused.reason in _REASONS and _REASONS[refused.reason].retry:
-        details.append(error_details_pb2.RetryInfo(retry_delay=_RETRY_AFTER))
+    seconds = retry_after(refused)
+    if seconds is not None:
+        details.append(error_details_pb2.RetryInfo(retry_delay=Duration(seconds=seconds)))
     if refused.mikey_error_message:
         error_message = _MIKEY_ERROR_MESSAGE[called_service]
         details.append(error_message(mikey_message=refused.mikey_error_message))

@@ -46,13 +46,13 @@ class Metrics:
         )
         self.requests = Counter(
             "kms_frontend_requests",
-            "gRPC calls that ended, by status code.",
+            "gRPC calls and HTTP requests that ended, by gRPC status code.",
             ("service", "method", "code"),
             registry=registry,
         )
         self.duration = Histogram(
             "kms_frontend_request_duration_seconds",
-            "Duration of a gRPC call in the frontend, waiting for an engine included.",
+            "Duration of a call in the frontend, waiting for an engine included.",
             ("service", "method"),
             buckets=_DURATION_BUCKETS,
             registry=registry,

@@ -24,8 +24,8 @@ from kms.frontend.metrics import Metrics
 
 # How long a peer may take, unless the caller's own deadline is shorter.
 ANSWER_SECONDS = 4.0
-# Of the threads that answer calls, so many may wait for peers at a time. Each peer has its share: one that hangs holds up
-# neither the others nor our own tickets.
+# Of the threads that answer calls, so many may wait for peers at a time. Each peer has its share: one that hangs holds
+# up neither the others nor our own tickets.
 _WAITING = 32
 
 # What a peer says about the ticket or its responder. Anything else is between the two KMSs: wrong clocks, a revoked

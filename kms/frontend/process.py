@@ -1,7 +1,7 @@
 """The frontend process, from its start by the supervisor to the end of its drain.
 
-Started as `python -m kms.frontend.process --home DIR --index N --grpc ADDRESS --metrics ADDRESS --control-fd F`.
-Links to engines arrive over the control channel.
+Started as `python -m kms.frontend.process --home DIR --index N --grpc ADDRESS --metrics ADDRESS [--http ADDRESS]
+--control-fd F`. Links to engines arrive over the control channel.
 """
 
 import argparse
@@ -9,6 +9,7 @@ import signal
 import socket
 import sys
 import threading
+import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -18,10 +19,11 @@ import prometheus_client
 import structlog
 
 from kms import link, logs
-from kms.config import Address, ConfigError, load_config
+from kms.config import Address, Config, ConfigError, load_config
 from kms.engine.v1.link_pb2 import ChildReport, ControlMessage, EngineTimedOut, Ready, StartFailed
 from kms.frontend.answering import Answering
 from kms.frontend.errors import StartError
+from kms.frontend.http import HttpServer
 from kms.frontend.metrics import Metrics
 from kms.frontend.peers import Peers
 from kms.frontend.pool import EngineLink, EnginePool
@@ -63,6 +65,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         peers = Peers(config.peers, metrics)
         answering = Answering(pool, replay_cache, metrics, executor, peers)
         server = Server(config, options.grpc, answering, metrics)
+        http = None if options.http is None else _http_server(config, options.http, answering, metrics)
         metrics_address = _serve_metrics(options.metrics, metrics)
     except (ConfigError, StartError) as error:
         control.report(ChildReport(start_failed=StartFailed(message=str(error))))
@@ -70,12 +73,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     pool.on_change = lambda engines: server.set_serving(engines > 0)
     control.receive_links(pool)
     server.start()
-    control.report(
-        ChildReport(ready=Ready(grpc_address=str(server.address), metrics_address=str(metrics_address)))
-    )
+    if http is not None:
+        http.start()
+    ready = Ready(grpc_address=str(server.address), metrics_address=str(metrics_address))
+    ready.http_address = "" if http is None else str(http.address)
+    control.report(ChildReport(ready=ready))
     stop.wait()
     _log.info("draining")
+    deadline = time.monotonic() + _DRAIN_SECONDS
+    if http is not None:
+        http.stop()
     server.drain(_DRAIN_SECONDS)
+    if http is not None:
+        http.drain(max(0.0, deadline - time.monotonic()))
     return 0
 
 
@@ -120,6 +130,11 @@ class Control:
         threading.Thread(target=receive, name="control", daemon=True).start()
 
 
+def _http_server(config: Config, address: Address, answering: Answering, metrics: Metrics) -> HttpServer:
+    check_free("[listen] http", address)
+    return HttpServer(config, address, answering, metrics)
+
+
 def _serve_metrics(address: Address, metrics: Metrics) -> Address:
     check_free("[listen] metrics", address)
     http, _thread = prometheus_client.start_http_server(address.port, address.host, metrics.registry)
@@ -132,6 +147,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--index", type=int, required=True)
     parser.add_argument("--grpc", type=Address.parse, required=True)
     parser.add_argument("--metrics", type=Address.parse, required=True)
+    parser.add_argument("--http", type=Address.parse)
     parser.add_argument("--control-fd", type=int, required=True)
     return parser.parse_args(argv)
 

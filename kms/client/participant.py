@@ -10,7 +10,7 @@ from kms.crypto.suite import SUITES
 from kms.mikey import policy as rules
 from kms.mikey.payloads import Flags, KeyData, TicketPolicy
 from kms.mikey.registry import ErrorNo
-from kms.mikey.sdp import key_mgmt_line
+from kms.mikey.sdp import MIKEY, Level, key_mgmt_line, sdp_ids
 from kms.mikey.ticket_data import DERIVED_TICKET
 from kms.party.acceptance import Acceptance
 from kms.party.credential import Credential
@@ -22,7 +22,7 @@ from kms.party.responder import IncomingTransfer
 from kms.party.session import Session
 from kms.sdk.calls import Answer, Receiver, request_ticket
 from kms.sdk.endpoint import Endpoint
-from kms.sdk.streams import Stream, encode, message_of
+from kms.sdk.streams import Stream, encode, message_of, messages_of
 
 CALL_FLAGS = rules.FORKED_MODE_1 | Flags.M
 """Flags of the tickets that are asked for by default: mode 1 with key forking, both parties' RANDs, no reuse, and M,
@@ -113,15 +113,24 @@ class Participant:
         *,
         keys: Iterable[KeyData] = (),
         group: bool = False,
+        protocols: Iterable[str] = (MIKEY,),
     ) -> "Offer":
         """A call with a ticket to one of its responders: the message for the INVITE.
 
         `streams` are the SRTP streams to be keyed. `keys` are session keys of the caller (a ticket with the L flag).
         With `group`, `to` names a group: whoever of it answers is accepted, and the session's `peer` says who.
+        `protocols` are the key management protocols of all key-mgmt lines of the SDP offer, in order (RFC 4567 4.1.4).
         """
         sessions, policies = encode(streams)
         transfer = OutgoingTransfer(
-            self._party, ticket, to.encode(), sessions, policies, keys=keys, acceptance=self._acceptance
+            self._party,
+            ticket,
+            to.encode(),
+            sessions,
+            policies,
+            keys=keys,
+            acceptance=self._acceptance,
+            extensions=[sdp_ids(protocols)],
         )
         return Offer(transfer, to, group=group)
 
@@ -130,6 +139,13 @@ class Participant:
     def receive(self, offer: bytes | str) -> "IncomingCall":
         """Verify a call: MIKEY bytes, or SDP text with one key-mgmt line. The caller's identity is proven then."""
         return IncomingCall(self._receiver.receive(message_of(offer)))
+
+    def receive_all(self, offer: str) -> "dict[Level, IncomingCall]":
+        """Verify an SDP offer with a MIKEY message at several levels: the session (None), media by position from 0.
+
+        If one is refused, so is the whole offer (RFC 4567 4.1.2). Each is answered at its level: see kms.mikey.sdp.
+        """
+        return {level: self.receive(raw) for level, raw in messages_of(offer).items()}
 
     def answer(self, offer: bytes | str) -> Answer:
         """Verify a call and answer it, whoever the caller is. See `receive` for deciding by the caller."""

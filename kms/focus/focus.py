@@ -12,6 +12,7 @@ from kms.mikey import policy as rules
 from kms.mikey.errors import MikeyError, ProtocolError
 from kms.mikey.payloads import Flags, GenericIdSession, SrtpSessionData, TicketPolicy, with_spi
 from kms.mikey.registry import ErrorNo, KeyType
+from kms.mikey.sdp import Level
 from kms.mikey.srtp import AES_CM_128_HMAC_SHA1_80, SrtpPolicy
 from kms.mikey.ticket_data import DERIVED_TICKET
 from kms.party.acceptance import Acceptance
@@ -22,7 +23,7 @@ from kms.party.responder import IncomingTransfer
 from kms.sdk.calls import Answer, Receiver, request_ticket
 from kms.sdk.endpoint import BatchEndpoint
 from kms.sdk.errors import KmsError
-from kms.sdk.streams import message_of
+from kms.sdk.streams import message_of, messages_of
 
 
 class Focus:
@@ -122,6 +123,13 @@ class Focus:
         in `caller` is who the KMS granted the ticket to, and sent this very message.
         """
         return IncomingCall(self._party, self._receiver.receive(message_of(offer)))
+
+    def receive_all(self, offer: str) -> "dict[Level, IncomingCall]":
+        """Verify an SDP offer with a MIKEY message at several levels: the session (None), media by position from 0.
+
+        If one is refused, so is the whole offer (RFC 4567 4.1.2). Each is answered at its level: see kms.mikey.sdp.
+        """
+        return {level: self.receive(raw) for level, raw in messages_of(offer).items()}
 
     def receive_batch(self, offers: Sequence[bytes | str]) -> "list[IncomingCall | KmsError | MikeyError]":
         """As `receive` for many calls at once; each that is refused has the exception in its place."""

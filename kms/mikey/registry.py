@@ -192,6 +192,14 @@ class ErrorNo(IntEnum):
     INVALID_TPPAR = 15
 
 
+class ExtensionType(IntEnum):
+    """General Extension Type (RFC 3830 table 6.15, RFC 4563 section 4)."""
+
+    VENDOR_ID = 0
+    SDP_IDS = 1
+    KEY_ID = 3
+
+
 class TicketType(IntEnum):
     """Ticket Type (RFC 6043 table 6.15; 61440-65534 is for private use)."""
 

@@ -14,6 +14,7 @@ from kms.mikey.labels import INITIAL, RESPONSE, ForkedKey
 from kms.mikey.message import Message, unsigned_v
 from kms.mikey.payloads import (
     Flags,
+    GeneralExtension,
     GenericIdSession,
     Hdr,
     Idr,
@@ -51,12 +52,14 @@ class OutgoingTransfer:
         *,
         keys: Iterable[KeyData] = (),
         acceptance: Acceptance | None = None,
+        extensions: Iterable[GeneralExtension] = (),
     ) -> None:
         """Make the TRANSFER_INIT to `responder`, an identity or group in the ticket.
 
         `sessions` are the proposed crypto sessions, `policies` the SP payloads they name. `keys` are session keys of
         the Initiator (L flag); they are readable by everybody who may resolve the ticket (12.2). `acceptance.srtp` are
-        the SRTP policies that a Responder may choose. Raises ProtocolError if the ticket does not allow this.
+        the SRTP policies that a Responder may choose. `extensions` go into the message, such as SDP IDs. Raises
+        ProtocolError if the ticket does not allow this.
         """
         policy = granted.policy
         rules.check_valid_at(policy, party.sources.now())
@@ -74,7 +77,7 @@ class OutgoingTransfer:
         self._keys = tuple(keys)
         self._progress = Progress(Role.INITIATOR, State.TICKET)
         self.session: Session | None = None
-        self.message = self._transfer_init(sessions, policies)
+        self.message = self._transfer_init(sessions, policies, extensions)
         self._offered = Bundle().extended(self.message, self._keys)
         self._progress.move(SEND, DataType.TRANSFER_INIT)
         if not policy.flags & Flags.F:
@@ -86,7 +89,12 @@ class OutgoingTransfer:
 
     # -- TRANSFER_INIT -------------------------------------------------------------------------------------------------
 
-    def _transfer_init(self, sessions: Iterable[GenericIdSession], policies: Iterable[Sp]) -> Message:
+    def _transfer_init(
+        self,
+        sessions: Iterable[GenericIdSession],
+        policies: Iterable[Sp],
+        extensions: Iterable[GeneralExtension],
+    ) -> Message:
         party, suite, policy = self._party, self._suite, self._granted.policy
         if self._keys and not policy.flags & Flags.L:
             raise ProtocolError(
@@ -114,7 +122,7 @@ class OutgoingTransfer:
         ]
         if self._keys:
             payloads.append(self._initial.seal(self._keys, suite.encr_alg, t))
-        payloads.append(unsigned_v(suite.mac_alg))
+        payloads += (*extensions, unsigned_v(suite.mac_alg))
         signed = self._initial.sign(Message.build(hdr, payloads), party.identity, self._responder)
         if self._granted.mpkr is None:
             return signed

@@ -4,8 +4,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from kms.mikey.errors import DecodeError
+from kms.mikey.message import Message
 from kms.mikey.payloads import GenericIdSession, Sp, SrtpSessionData
-from kms.mikey.sdp import messages
+from kms.mikey.registry import DataType
+from kms.mikey.sdp import Description, Level, check_sdp_ids
 from kms.mikey.srtp import AES_CM_128_HMAC_SHA1_80, SrtpPolicy
 
 
@@ -33,10 +35,26 @@ def encode(streams: Iterable[Stream]) -> tuple[list[GenericIdSession], list[Sp]]
 
 
 def message_of(received: bytes | str) -> bytes:
-    """A MIKEY message from its bytes, or from SDP text with exactly one a=key-mgmt:mikey line. Raises DecodeError."""
+    """A MIKEY message from its bytes, or from SDP text in which one key-mgmt:mikey line is to be processed.
+
+    Raises DecodeError, and ProtocolError for an offer whose protocols are not those that its message lists.
+    """
     if isinstance(received, bytes):
         return received
-    found = messages(received)
+    found = messages_of(received)
     if len(found) != 1:
         raise DecodeError("SDP", 0, f"{len(found)} a=key-mgmt:mikey lines where one is expected")
-    return found[0]
+    return next(iter(found.values()))
+
+
+def messages_of(text: str) -> dict[Level, bytes]:
+    """The MIKEY messages of an offer or answer in SDP, by level (kms.mikey.sdp).
+
+    Raises DecodeError, and ProtocolError for an offer whose protocols are not those that its messages list (RFC 4567).
+    """
+    description = Description.parse(text)
+    for raw in description.mikey.values():
+        message = Message.decode(raw)
+        if message.hdr.data_type == DataType.TRANSFER_INIT:
+            check_sdp_ids(message, description)
+    return description.mikey

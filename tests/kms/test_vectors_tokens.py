@@ -1,26 +1,26 @@
 """The KMS role of the conformance vectors with keys in real tokens: the same answers, byte for byte."""
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 import hsm
-from tests.kms.vector_kms import VectorKms, load
+from kms.cli.vectors.check import VectorFile
+from kms.cli.vectors.entries import Json
+from kms.cli.vectors.kms_role import VectorKms
+from kms.cli.vectors.setting import read_setting
+from kms.cli.vectors.steps import read_steps
 
-EXCHANGES = [
-    e for e in load("exchanges") if e["name"] in ("psk128-forked", "psk256-forked", "psk256-focus-group-key")
-]
+VECTORS = VectorFile.load(Path(__file__).parent.parent / "vectors" / "exchanges.json").entries["exchanges"]
+EXCHANGES = [e for e in VECTORS if e["name"] in ("psk128-forked", "psk256-forked", "psk256-focus-group-key")]
 
 
 @pytest.mark.parametrize("exchange", EXCHANGES, ids=lambda e: e["name"])
-def test_answers_are_byte_equal(exchange: dict[str, Any], token: hsm.Token, tmp_path: Path) -> None:
-    messages = exchange["messages"]
-    for i in (0, 3):
-        folder = tmp_path / str(i)
-        folder.mkdir()
-        kms = VectorKms(exchange["config"], folder, clock=messages[i]["unix_time"], ops=token)
+def test_answers_are_byte_equal(exchange: Json, token: hsm.Token, tmp_path: Path) -> None:
+    setting = read_setting(exchange["config"])
+    steps = read_steps(exchange["messages"], setting.clock)
+    kms = VectorKms(setting, tmp_path, ops=token)
+    for asked, answered in ((steps[0], steps[1]), (steps[3], steps[4])):
         with token.scope():
-            kms.expect(bytes.fromhex(messages[i + 1]["hex"]))
-        outcome = kms.answer(bytes.fromhex(messages[i]["hex"]))
-        assert outcome.mikey_message.hex() == messages[i + 1]["hex"], outcome.refusal
+            kms.expect(asked.message, answered.message)
+        assert kms.answer(asked.message.raw, asked.time) == answered.message.raw

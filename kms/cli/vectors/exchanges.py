@@ -186,7 +186,7 @@ def groups_of(setting: Setting, steps: list[Step]) -> dict[bytes, frozenset[byte
         if answer is None or answer.kind != DataType.RESOLVE_RESP or ticket is None or resolver is None:
             continue
         named = rules.responders(ticket.policy)
-        group = next((n for n in named if n not in setting.psks), None)
+        group = next((n for n in named if n not in setting.subscribers), None)
         if resolver not in named and group is not None:
             found[group] = found.get(group, frozenset()) | {resolver}
     return found

@@ -51,7 +51,7 @@ class InitiatorRole(PartyRole):
         if identity is None:
             raise BrokenVector(f"{step.where}: neither IDRi nor IDRpsk names a subscriber")
         self.script(step)
-        party = self.party(identity)
+        party = self.party(identity, step)
         desired = message.get(Tp).policy
         request = TicketRequest(party, desired, key=party.key_for(message.hdr.prf))
         self.compare(step, request.message)

@@ -3,21 +3,20 @@
 from collections.abc import Callable, Iterable
 
 from kms.cli.vectors.entries import BrokenVector
-from kms.cli.vectors.report import NotSupported, equal_messages
+from kms.cli.vectors.party_keys import PartyKeys
+from kms.cli.vectors.report import equal_messages
 from kms.cli.vectors.setting import CLOCK_SKEW, ScriptedSources, Setting
 from kms.cli.vectors.steps import Step, sessions_of
-from kms.crypto.interface import Use
 from kms.crypto.protection import MessageProtection
 from kms.crypto.software import SoftwareKeys
-from kms.crypto.suite import SUITES, suite_of
 from kms.mikey.errors import MikeyError
 from kms.mikey.exchange import Role
 from kms.mikey.message import Message
-from kms.mikey.payloads import Flags, Idr, Kemac, KeyData, Randr, Sp, T
+from kms.mikey.payloads import Cert, Flags, Idr, Kemac, KeyData, Randr, Sp, T
 from kms.mikey.registry import DataType, IdRole, RandRole
 from kms.mikey.srtp import SrtpPolicy
 from kms.party.acceptance import Acceptance
-from kms.party.party import Party, SuiteKey
+from kms.party.party import Party
 from kms.party.session import Session
 
 PUBLIC_KEY = (DataType.REQUEST_INIT_PK, DataType.RESOLVE_INIT_PK)
@@ -48,7 +47,8 @@ class PartyRole:
         self.ops = SoftwareKeys()
         self.sources = ScriptedSources(setting.clock)
         self.established: list[Session] = []
-        self._parties: dict[bytes, Party] = {}
+        self._keys = PartyKeys(setting, self.ops, self.sources)
+        self._parties: dict[tuple[bytes, bool], Party] = {}
         self._updates: dict[int, Step] = {}
         self._waiting: Callable[[bytes], object] | None = None
 
@@ -69,22 +69,16 @@ class PartyRole:
 
     # -- parties -----------------------------------------------------------------------------------------------------
 
-    def party(self, identity: bytes) -> Party:
-        """A subscriber of the vector's KMS, in both suites with the one PSK that the vector gives it."""
-        if identity not in self._parties:
-            if identity not in self.setting.psks:
-                raise BrokenVector(f"config.psk has no {identity.decode(errors='replace')}")
-            psk, psk_id = self.setting.psks[identity]
-            own = suite_of(self.setting.prf)
-            suites = (own, *(s for s in SUITES.values() if s is not own))
-            keys = tuple(SuiteKey(s, psk_id, self.ops.load(psk, Use.PRF)) for s in suites)
-            self._parties[identity] = Party(identity, self.setting.kms_identity, keys, self.ops, self.sources)
-        return self._parties[identity]
+    def party(self, identity: bytes, step: Step | None = None) -> Party:
+        """A subscriber of the vector's KMS. `step` is the message to the KMS that says how it authenticates."""
+        signing = step is not None and step.kind in PUBLIC_KEY
+        if (identity, signing) not in self._parties:
+            chain = step.message.find_all(Cert) if step is not None else ()
+            self._parties[identity, signing] = self._keys.party(identity, chain, signing=signing)
+        return self._parties[identity, signing]
 
     def script(self, step: Step) -> None:
-        """Make the next message that is made have the CSB ID, T and RANDRs of this one."""
-        if step.kind in PUBLIC_KEY:
-            raise NotSupported(f"the parties do not send {step.kind.name}")
+        """Make the next message that is made have the CSB ID, T, RANDRs and envelope key of this one."""
         message = step.message
         self.sources.clear()
         self.sources.clock = step.time
@@ -93,6 +87,7 @@ class PartyRole:
             if randr.role in _RANDS:
                 self.sources.put(_RANDS[RandRole(randr.role)], randr.rand)
         self.sources.put_timestamp(message.get(T))
+        self._keys.script(message)
 
     def hear(self, step: Step) -> None:
         """Set the clock to when this message is received."""

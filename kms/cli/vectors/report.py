@@ -48,10 +48,6 @@ class Mismatch(Exception):
         self.difference = difference
 
 
-class NotSupported(Exception):
-    """The vector asks for something that this project does not do yet."""
-
-
 def judge(kind: str, name: str, role: str, play: Callable[[], str | None]) -> Result:
     """The result of `play`, which returns a remark or raises. Nothing that a vector causes escapes."""
     try:
@@ -60,8 +56,6 @@ def judge(kind: str, name: str, role: str, play: Callable[[], str | None]) -> Re
         return Result(kind, name, role, Verdict.FAIL, str(mismatch), mismatch.difference)
     except BrokenVector as broken:
         return Result(kind, name, role, Verdict.FAIL, f"broken vector: {broken}")
-    except NotSupported as missing:
-        return Result(kind, name, role, Verdict.FAIL, f"not supported yet: {missing}")
     except MikeyError as error:
         return Result(kind, name, role, Verdict.FAIL, f"refused: {error} (Error no {int(error.error_no)})")
     except KeyOperationError as error:

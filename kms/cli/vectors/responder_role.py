@@ -21,6 +21,7 @@ from kms.mikey.payloads import Flags, KeyData, Sp, Ticket
 from kms.mikey.registry import DataType, IdRole, RandRole
 from kms.party.acceptance import Acceptance
 from kms.party.memory import InMemoryReplayCache, ResolutionCache
+from kms.party.party import Party
 from kms.party.responder import IncomingTransfer, Resolution
 
 AskKms = Callable[[bytes], bytes]
@@ -75,13 +76,13 @@ class ResponderRole(PartyRole):
         wanted = message.idr(IdRole.RESPONDER)
         names = [wanted, *named] if wanted in named else [*named, wanted]
         for name in names:
-            if name in self.setting.psks:
+            if name in self.setting.subscribers:
                 return name or b""
             for member in sorted(self.setting.groups.get(name or b"", ())):
-                if member in self.setting.psks:
+                if member in self.setting.subscribers:
                     return member
         sender = message.idr(IdRole.INITIATOR)
-        other = next((i for i in self.setting.psks if i != sender), None)
+        other = next((i for i in self.setting.subscribers if i != sender), None)
         if other is None:
             raise BrokenVector("config.psk has nobody who could receive the TRANSFER_INIT")
         return other
@@ -91,18 +92,19 @@ class ResponderRole(PartyRole):
         ticket = message.find(Ticket)
         named = rules.responders(ticket.policy) if ticket is not None else ()
         configured = {g for g, members in self.setting.groups.items() if identity in members}
-        unknown = {n for n in named if n not in self.setting.psks and n not in self.setting.groups}
+        unknown = {n for n in named if n not in self.setting.subscribers and n not in self.setting.groups}
         return frozenset(configured | (unknown if identity not in named else set()))
 
-    def _receive(self, offer: Step, identity: bytes) -> IncomingTransfer:
+    def _receive(self, offer: Step, identity: bytes, asking: Step | None = None) -> IncomingTransfer:
+        """`asking` is the RESOLVE_INIT that the Responder is about to send."""
         self.hear(offer)
-        incoming = self._judge(offer.message.raw, identity)
+        incoming = self._judge(offer.message.raw, self.party(identity, asking))
         self._answered.add(offer.index)
         self._incoming[offer.csb_id, identity] = incoming
         return incoming
 
-    def _judge(self, raw: bytes, identity: bytes) -> IncomingTransfer:
-        party, groups = self.party(identity), frozenset[bytes]()
+    def _judge(self, raw: bytes, party: Party) -> IncomingTransfer:
+        identity, groups = party.identity, frozenset[bytes]()
         with suppress(MikeyError):  # IncomingTransfer says what is wrong with it
             groups = self._groups(Message.decode(raw), identity)
         incoming = IncomingTransfer(party, raw, replace(self.acceptance, groups=groups))
@@ -120,7 +122,7 @@ class ResponderRole(PartyRole):
             raise BrokenVector(f"{step.where}: no TRANSFER_INIT of the vector brought its ticket")
         incoming = self._incoming.get((offer.csb_id, identity))
         if incoming is None or incoming.message.raw != offer.message.raw:
-            incoming = self._receive(offer, identity)
+            incoming = self._receive(offer, identity, step)
         self.script(step)
         self.compare(step, incoming.resolve_init())
         self._resolving[step.csb_id] = incoming, identity
@@ -217,7 +219,7 @@ class ResponderRole(PartyRole):
             self.session(message.hdr.csb_id).answer_update(raw)
             return
         identity = self.called(message)
-        incoming = self._judge(raw, identity)
+        incoming = self._judge(raw, self.party(identity))
         if not incoming.ticket.policy.flags & Flags.E and self.setting.tpk is not None:
             self._resolve_without_kms(incoming, identity)
         else:

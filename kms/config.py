@@ -35,6 +35,12 @@ ca = "tls/ca.pem"
 cert = "tls/server.pem"
 key = "tls/server.key"
 
+[pk]
+# For subscribers that sign instead of having a PSK: the CAs of their certificates (PEM, one or several), and the
+# certificate of this KMS's RSA key.
+ca = "tls/ca.pem"
+cert = "tls/kms.pem"
+
 [limits]
 # A message whose timestamp is further off is refused.
 clock_skew_seconds = 60
@@ -103,6 +109,8 @@ class Config:
     tls_ca: Path
     tls_cert: Path
     tls_key: Path
+    pk_ca: Path
+    pk_cert: Path
     clock_skew_seconds: int
     max_ticket_lifetime_seconds: int
     epoch_seconds: int
@@ -176,15 +184,18 @@ class _Reader:
         self._content = content
 
     def config(self) -> Config:
+        tls_ca = self._file("tls", "ca", "tls/ca.pem")
         config = Config(
             identity=self._identity(),
             grpc=self._address("listen", "grpc", "127.0.0.1:7443"),
             metrics=self._address("listen", "metrics", "127.0.0.1:9464"),
             engines=self._integer("processes", "engines", 1, 1, 256),
             frontends=self._frontends(),
-            tls_ca=self._file("tls", "ca", "tls/ca.pem"),
+            tls_ca=tls_ca,
             tls_cert=self._file("tls", "cert", "tls/server.pem"),
             tls_key=self._file("tls", "key", "tls/server.key"),
+            pk_ca=self._file("pk", "ca", str(tls_ca)),
+            pk_cert=self._file("pk", "cert", "tls/kms.pem"),
             clock_skew_seconds=self._integer("limits", "clock_skew_seconds", 60, 1, 3600),
             max_ticket_lifetime_seconds=self._integer(
                 "limits", "max_ticket_lifetime_seconds", 86400, 60, 366 * 86400
@@ -203,7 +214,7 @@ class _Reader:
                 self._fail(name, "is not a known key")
             for key in table:
                 self._fail(f"[{name}] {key}", "is not a known key")
-            if name not in ("kms", "listen", "processes", "tls", "limits"):
+            if name not in ("kms", "listen", "processes", "tls", "pk", "limits"):
                 self._fail(f"[{name}]", "is not a known table")
         return config
 

@@ -42,6 +42,7 @@ def doctor_command(home: Path, *, as_json: bool) -> int:
             reply = admin.ask(AdminRequest(doctor=DoctorRequest())).doctor
             findings += _process_findings(home, running=admin.running)
             findings += _rung_findings(reply)
+            findings += _rsa_findings(reply)
     except CommandError as error:
         findings.append(Finding("error", str(error)))
     findings += [Finding(finding.level, finding.text) for finding in reply.findings]
@@ -75,7 +76,8 @@ def _file_findings(home: Path, config: Config) -> Iterator[Finding]:
 
 
 def _tls_findings(config: Config) -> Iterator[Finding]:
-    for path in (config.tls_ca, config.tls_cert):
+    own = [config.pk_cert] if config.pk_cert.exists() else []  # none: the token has no RSA key
+    for path in dict.fromkeys((config.tls_ca, config.tls_cert, config.pk_ca, *own)):
         try:
             certificate = tls.load_certificate(path)
         except CommandError as error:
@@ -101,6 +103,14 @@ def _rung_findings(reply: DoctorReply) -> Iterator[Finding]:
         )
     elif reply.rungs:
         yield Finding("ok", "the token derives every key itself")
+
+
+def _rsa_findings(reply: DoctorReply) -> Iterator[Finding]:
+    keys = [key.label for key in reply.keys if key.kind.startswith("RSA")]
+    if keys:
+        yield Finding("ok", f"public-key messages: envelope keys are opened in the token with {keys[0]!r}")
+    else:
+        yield Finding("ok", "public-key messages are refused: the token has no RSA key")
 
 
 def _process_findings(home: Path, *, running: bool) -> Iterator[Finding]:

@@ -14,6 +14,7 @@ TLS_CA = "tls/ca.pem"
 TLS_CA_KEY = "tls/ca.key"
 TLS_CERT = "tls/server.pem"
 TLS_KEY = "tls/server.key"
+PK_CERT = "tls/kms.pem"
 LOCK = "run/kms.lock"
 
 _MAX_PIN = 255

@@ -9,6 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.hazmat.primitives.serialization import Encoding
 from rich.text import Text
 
 import hsm
@@ -18,11 +21,30 @@ from kms.cli import output, tls
 from kms.cli.errors import CommandError
 from kms.cli.users import check_uri
 from kms.config import Address
+from kms.engine import public_key
 from kms.engine.ceremony import create_masters
 from kms.link.hardening import forbid_core_dumps
 
 _PIN_BYTES = 16
 _MADE = ("kms.toml", "token", "tls")
+
+
+@dataclass(frozen=True)
+class Made:
+    """What the ceremony made. `kms` certifies the RSA key; None if the token refuses RSA keys."""
+
+    keys: Sequence[hsm.MasterInfo]
+    ca: tls.Issued
+    server: tls.Issued
+    kms: x509.Certificate | None
+
+    def key_fingerprints(self) -> list[tuple[str, str]]:
+        """Label and fingerprint of each long-term key in the token."""
+        found = [(key.label, key.fingerprint) for key in self.keys]
+        key = None if self.kms is None else self.kms.public_key()
+        if isinstance(key, rsa.RSAPublicKey):
+            found.append((public_key.LABEL, public_key.fingerprint(key)))
+        return found
 
 
 @dataclass(frozen=True)
@@ -68,13 +90,16 @@ def init_command(home: Path, wishes: Wishes, *, as_json: bool) -> None:
         pin_file, pin = _pin(home, wishes)
         ca, server = _make_tls(home, wishes)
         try:
-            keys = _make_token(home, wishes, pin, pin_file)
+            token = _make_token(home, wishes, pin, pin_file)
+            epoch_seconds = home_folder.load(home).epoch_seconds
+            keys = create_masters(token, epoch_seconds=epoch_seconds, now=time.time())
+            made = Made(keys, ca, server, _make_rsa(home, wishes, token, ca))
         except hsm.TokenError as error:
             raise CommandError(str(error)) from None
     if as_json:
-        output.print_json(_json(home, wishes, keys, ca, server))
+        output.print_json(_json(home, wishes, made))
     else:
-        _print(home, wishes, keys, ca, server, pin_file)
+        _print(home, wishes, made, pin_file)
 
 
 @contextlib.contextmanager
@@ -154,8 +179,8 @@ def _token_spec(home: Path, wishes: Wishes, pin: bytes) -> hsm.TokenSpec:
             return parse(uri)
 
 
-def _make_token(home: Path, wishes: Wishes, pin: bytes, pin_file: Path) -> Sequence[hsm.MasterInfo]:
-    """Token, kms.toml and master keys. Raises hsm.TokenError."""
+def _make_token(home: Path, wishes: Wishes, pin: bytes, pin_file: Path) -> hsm.Token:
+    """Token and kms.toml. Raises hsm.TokenError."""
     spec = _token_spec(home, wishes, pin)
     configuration.write_default_config(
         home,
@@ -167,34 +192,42 @@ def _make_token(home: Path, wishes: Wishes, pin: bytes, pin_file: Path) -> Seque
         token=spec.to_config(home),
     )
     config = home_folder.load(home)
-    token = hsm.open_token(hsm.TokenSpec.from_config(config.token, home), pin)
-    return create_masters(token, epoch_seconds=config.epoch_seconds, now=time.time())
+    return hsm.open_token(hsm.TokenSpec.from_config(config.token, home), pin)
 
 
-def _print(
-    home: Path,
-    wishes: Wishes,
-    keys: Sequence[hsm.MasterInfo],
-    ca: tls.Issued,
-    server: tls.Issued,
-    pin_file: Path,
-) -> None:
+def _make_rsa(home: Path, wishes: Wishes, token: hsm.Token, ca: tls.Issued) -> x509.Certificate | None:
+    """The RSA key in the token and its certificate; None if the token refuses. Raises hsm.TokenError."""
+    key = public_key.create(token)
+    if key is None:
+        return None
+    certificate = tls.issue_kms(ca, wishes.identity, key)
+    home_folder.write_new(home / home_folder.PK_CERT, certificate.public_bytes(Encoding.PEM), 0o644)
+    return certificate
+
+
+def _print(home: Path, wishes: Wishes, made: Made, pin_file: Path) -> None:
     console = output.console()
     fingerprints = [
-        *((f"key {key.label}", key.fingerprint) for key in keys),
-        ("TLS CA, SHA-256", tls.fingerprint(ca.certificate)),
-        ("TLS certificate, SHA-256", tls.fingerprint(server.certificate)),
+        *((f"key {label}", fingerprint) for label, fingerprint in made.key_fingerprints()),
+        ("CA, SHA-256", tls.fingerprint(made.ca.certificate)),
+        ("TLS certificate, SHA-256", tls.fingerprint(made.server.certificate)),
     ]
+    if made.kms is not None:
+        fingerprints.append(("certificate of the RSA key, SHA-256", tls.fingerprint(made.kms)))
     console.print(output.table("Keys and certificates made", ("what", "fingerprint"), fingerprints))
     files = [
         (str(home / configuration.CONFIG_NAME), f"configuration of {wishes.identity}"),
         (str(pin_file), "PIN of the token: back it up, apart from the token"),
-        (str(home / home_folder.TLS_CA), "TLS CA of server and users"),
+        (str(home / home_folder.TLS_CA), "CA of server and users"),
         (str(home / home_folder.TLS_CA_KEY), "its key, for `kms user add`"),
         (str(home / home_folder.TLS_CERT), "TLS certificate of the server"),
         (str(home / home_folder.TLS_KEY), "its key"),
     ]
+    if made.kms is not None:
+        files.append((str(home / home_folder.PK_CERT), "certificate of the RSA key in the token"))
     console.print(output.table("Files made", ("path", "what"), files))
+    if made.kms is None:
+        console.print("The token refuses RSA keys: users can be enrolled with PSKs, not by certificate.")
     option = f" --home {home}"
     for number, (command, purpose) in enumerate(_NEXT, 1):
         console.print(
@@ -209,14 +242,13 @@ _NEXT = (
 )
 
 
-def _json(
-    home: Path, wishes: Wishes, keys: Sequence[hsm.MasterInfo], ca: tls.Issued, server: tls.Issued
-) -> dict[str, Any]:
+def _json(home: Path, wishes: Wishes, made: Made) -> dict[str, Any]:
     return {
         "home": str(home),
         "identity": wishes.identity,
         "config": str(home / configuration.CONFIG_NAME),
-        "keys": [{"label": key.label, "fingerprint": key.fingerprint} for key in keys],
-        "tls_ca_sha256": tls.fingerprint(ca.certificate),
-        "tls_cert_sha256": tls.fingerprint(server.certificate),
+        "keys": [{"label": label, "fingerprint": mark} for label, mark in made.key_fingerprints()],
+        "tls_ca_sha256": tls.fingerprint(made.ca.certificate),
+        "tls_cert_sha256": tls.fingerprint(made.server.certificate),
+        "kms_cert_sha256": None if made.kms is None else tls.fingerprint(made.kms),
     }

@@ -129,6 +129,15 @@ def user_add(
         str | None,
         typer.Option(metavar="HOST:PORT", help="Where the user finds this KMS, if not where it listens."),
     ] = None,
+    cert: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="The user signs: its RSA certificate, then those that certify it (PEM)."
+        ),
+    ] = None,
+    pk: Annotated[
+        bool, typer.Option("--pk", help="The user signs: make its RSA key and certificate, for trial.")
+    ] = False,
     out: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="Enrolment file (mode 0600).  [default: made from URI]"),
@@ -138,7 +147,8 @@ def user_add(
 ) -> None:
     """Enrol a user.
 
-    Writes the enrolment file: PSK, TLS certificate and where to connect. Whoever has it is that user.
+    Writes the enrolment file: PSK, TLS certificate and where to connect. Whoever has it is that user. With --cert or
+    --pk the user has no PSK: it signs with an RSA key (docs/public-key.md).
     """
     from kms.cli.users import Enrolment, add_command
 
@@ -149,6 +159,8 @@ def user_add(
         aliases=tuple(alias or ()),
         acts_for=tuple(acts_for or ()),
         target=target,
+        cert=cert,
+        pk=pk,
     )
     add_command(home, enrolment, out, as_json=json)
 

@@ -1,4 +1,4 @@
-"""The home's own TLS CA and the certificates that it signs: EC P-256, X.509 v3."""
+"""The home's own CA and the certificates that it signs, X.509 v3: EC P-256 for TLS, RSA for MIKEY messages."""
 
 import ipaddress
 import socket
@@ -9,7 +9,7 @@ from pathlib import Path
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
     NoEncryption,
@@ -25,6 +25,9 @@ CERTIFICATE_LIFETIME = timedelta(days=825)
 # A client's clock may be behind ours.
 _BACKDATED = timedelta(minutes=5)
 _MAX_COMMON_NAME = 64
+RSA_BITS = 3072
+
+_PublicKey = ec.EllipticCurvePublicKey | rsa.RSAPublicKey
 
 
 @dataclass(frozen=True)
@@ -32,7 +35,7 @@ class Issued:
     """A certificate with its private key."""
 
     certificate: x509.Certificate
-    key: ec.EllipticCurvePrivateKey = field(repr=False)
+    key: ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey = field(repr=False)
 
     def certificate_pem(self) -> bytes:
         """The certificate in PEM."""
@@ -47,22 +50,35 @@ def make_ca(name: str) -> Issued:
     """A self-signed CA whose certificates can be checked for CA_LIFETIME."""
     key = ec.generate_private_key(ec.SECP256R1())
     subject = _name(name)
-    builder = _builder(subject, subject, key, CA_LIFETIME)
+    builder = _builder(subject, subject, key.public_key(), CA_LIFETIME)
     builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-    builder = builder.add_extension(_key_usage(ca=True), critical=True)
+    builder = builder.add_extension(_key_usage("key_cert_sign", "crl_sign"), critical=True)
     return Issued(builder.sign(key, hashes.SHA256()), key)
 
 
 def issue_server(ca: Issued, hosts: Iterable[str]) -> Issued:
     """A server certificate for these DNS names and IP addresses."""
     names = [_general_name(host) for host in dict.fromkeys(hosts)]
-    return _issue(ca, "kms", names, ExtendedKeyUsageOID.SERVER_AUTH)
+    return _issue_tls(ca, "kms", names, ExtendedKeyUsageOID.SERVER_AUTH)
 
 
 def issue_client(ca: Issued, identity: str) -> Issued:
     """A client certificate that names the identity, a URI, as subjectAltName."""
     names = [x509.UniformResourceIdentifier(identity)]
-    return _issue(ca, identity[:_MAX_COMMON_NAME], names, ExtendedKeyUsageOID.CLIENT_AUTH)
+    return _issue_tls(ca, identity[:_MAX_COMMON_NAME], names, ExtendedKeyUsageOID.CLIENT_AUTH)
+
+
+def issue_signer(ca: Issued, identity: str) -> Issued:
+    """An RSA key that signs MIKEY messages, with a certificate that names the identity as subjectAltName."""
+    key = rsa.generate_private_key(65537, RSA_BITS)
+    names = [x509.UniformResourceIdentifier(identity)]
+    return Issued(_issue(ca, identity[:_MAX_COMMON_NAME], names, key.public_key(), "digital_signature"), key)
+
+
+def issue_kms(ca: Issued, identity: str, key: rsa.RSAPublicKey) -> x509.Certificate:
+    """The certificate of the KMS's RSA key, which is in the token: envelope keys are encrypted for it."""
+    names = [x509.UniformResourceIdentifier(identity)]
+    return _issue(ca, identity[:_MAX_COMMON_NAME], names, key, "key_encipherment")
 
 
 def load_ca(certificate: Path, key: Path) -> Issued:
@@ -85,12 +101,22 @@ def load_ca(certificate: Path, key: Path) -> Issued:
 
 def load_certificate(path: Path) -> x509.Certificate:
     """The first certificate of a PEM file. Raises CommandError."""
+    return load_certificates(path)[0]
+
+
+def load_certificates(path: Path) -> list[x509.Certificate]:
+    """The certificates of a PEM file, at least one. Raises CommandError."""
     try:
-        return x509.load_pem_x509_certificate(path.read_bytes())
+        return x509.load_pem_x509_certificates(path.read_bytes())
     except OSError as error:
         raise CommandError(f"{path}: {error.strerror}") from None
     except ValueError:
         raise CommandError(f"{path} is not a certificate in PEM") from None
+
+
+def pem(certificate: x509.Certificate) -> str:
+    """A certificate as PEM text."""
+    return certificate.public_bytes(Encoding.PEM).decode()
 
 
 def fingerprint(certificate: x509.Certificate) -> str:
@@ -115,48 +141,54 @@ def is_wildcard(host: str) -> bool:
         return False
 
 
-def _issue(
+def _issue_tls(
     ca: Issued, common_name: str, names: Sequence[x509.GeneralName], usage: x509.ObjectIdentifier
 ) -> Issued:
     key = ec.generate_private_key(ec.SECP256R1())
+    return Issued(_issue(ca, common_name, names, key.public_key(), "digital_signature", usage), key)
+
+
+def _issue(
+    ca: Issued,
+    common_name: str,
+    names: Sequence[x509.GeneralName],
+    key: _PublicKey,
+    key_usage: str,
+    *usages: x509.ObjectIdentifier,
+) -> x509.Certificate:
     builder = _builder(_name(common_name), ca.certificate.subject, key, CERTIFICATE_LIFETIME)
     builder = builder.add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-    builder = builder.add_extension(_key_usage(ca=False), critical=True)
-    builder = builder.add_extension(x509.ExtendedKeyUsage([usage]), critical=False)
+    builder = builder.add_extension(_key_usage(key_usage), critical=True)
+    if usages:
+        builder = builder.add_extension(x509.ExtendedKeyUsage(usages), critical=False)
     builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)
     identifier = x509.AuthorityKeyIdentifier.from_issuer_public_key(ca.key.public_key())
     builder = builder.add_extension(identifier, critical=False)
-    return Issued(builder.sign(ca.key, hashes.SHA256()), key)
+    return builder.sign(ca.key, hashes.SHA256())
 
 
 def _builder(
-    subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePrivateKey, lifetime: timedelta
+    subject: x509.Name, issuer: x509.Name, key: _PublicKey, lifetime: timedelta
 ) -> x509.CertificateBuilder:
     now = datetime.now(UTC)
     return (
         x509.CertificateBuilder()
         .subject_name(subject)
         .issuer_name(issuer)
-        .public_key(key.public_key())
+        .public_key(key)
         .serial_number(x509.random_serial_number())
         .not_valid_before(now - _BACKDATED)
         .not_valid_after(now + lifetime)
-        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key), critical=False)
     )
 
 
-def _key_usage(*, ca: bool) -> x509.KeyUsage:
-    return x509.KeyUsage(
-        digital_signature=not ca,
-        content_commitment=False,
-        key_encipherment=False,
-        data_encipherment=False,
-        key_agreement=False,
-        key_cert_sign=ca,
-        crl_sign=ca,
-        encipher_only=False,
-        decipher_only=False,
+def _key_usage(*uses: str) -> x509.KeyUsage:
+    names = (
+        *("digital_signature", "content_commitment", "key_encipherment", "data_encipherment"),
+        *("key_agreement", "key_cert_sign", "crl_sign", "encipher_only", "decipher_only"),
     )
+    return x509.KeyUsage(**{name: name in uses for name in names})
 
 
 def _name(common_name: str) -> x509.Name:

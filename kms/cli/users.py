@@ -5,9 +5,13 @@ The enrolment file is the one place a PSK goes: never standard output, a log or 
 
 import json
 import re
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
 
 from kms.admin.v1 import admin_pb2
 from kms.admin.v1.admin_pb2 import (
@@ -37,7 +41,10 @@ _ROLE_NAMES = {number: name for name, number in _ROLES.items()}
 
 @dataclass(frozen=True)
 class Enrolment:
-    """Who is to be enrolled, as typed. `suite` is in bits; `target` is HOST:PORT, None for where the KMS listens."""
+    """Who is to be enrolled, as typed. `suite` is in bits; `target` is HOST:PORT, None for where the KMS listens.
+
+    By `cert`, a file with its certificate (PEM), or `pk`, a new RSA key certified by the home's CA; else with a PSK.
+    """
 
     identity: str
     role: str
@@ -45,6 +52,8 @@ class Enrolment:
     aliases: tuple[str, ...] = ()
     acts_for: tuple[str, ...] = ()
     target: str | None = None
+    cert: Path | None = None
+    pk: bool = False
 
     def check(self) -> None:
         """Raise CommandError for what can be seen to be wrong without asking the KMS."""
@@ -59,8 +68,23 @@ class Enrolment:
             raise CommandError("--acts-for is for gateways and peers: give --role or leave it out")
         if self.role == "gateway" and self.aliases:
             raise CommandError("a gateway speaks for nobody in MIKEY messages: leave --alias out")
+        if self.cert is not None and self.pk:
+            raise CommandError("--cert brings a certificate and --pk makes one: give one of them")
+        if self.role not in ("client", "focus") and (self.cert is not None or self.pk):
+            raise CommandError("--cert and --pk are for clients and foci: leave them out")
         if self.role == "peer" and self.aliases:
             raise CommandError("a peer speaks for those of --acts-for: leave --alias out")
+
+
+@dataclass(frozen=True)
+class _Signer:
+    """How a user signs: its certificate and those that certify it, and its key (PEM) if it was made here.
+
+    Without certificate it has a PSK.
+    """
+
+    chain: Sequence[x509.Certificate] = ()
+    key: str | None = field(default=None, repr=False)
 
 
 def check_uri(uri: str, what: str) -> None:
@@ -76,14 +100,21 @@ def add_command(home: Path, enrolment: Enrolment, out: Path | None, *, as_json: 
     config = home_folder.load(home)
     target = enrolment.target or default_target(config)
     ca = tls.load_ca(config.tls_ca, home / home_folder.TLS_CA_KEY)
+    signer = _signer(enrolment, ca)
     path = (out or Path(default_file_name(enrolment.identity))).expanduser()
     # The file comes first: once the KMS has enrolled the user, there must be a place for the PSK.
     _reserve(path)
     try:
         with open_admin(home) as admin:
-            reply = admin.ask(AdminRequest(add_user=_request(enrolment))).add_user
+            request = _request(enrolment)
+            request.certificates.extend(
+                certificate.public_bytes(Encoding.DER) for certificate in signer.chain
+            )
+            reply = admin.ask(AdminRequest(add_user=request)).add_user
         certificate = tls.issue_client(ca, enrolment.identity)
-        path.write_text(json.dumps(_credentials(enrolment, target, reply, ca, certificate), indent=2) + "\n")
+        path.write_text(
+            json.dumps(_credentials(enrolment, target, reply, signer, ca, certificate), indent=2) + "\n"
+        )
     except BaseException:
         path.unlink(missing_ok=True)
         raise
@@ -111,7 +142,9 @@ def list_command(home: Path, *, as_json: bool) -> None:
             "revoked" if user.revoked else "enrolled",
             str(user.version),
             output.utc(user.enrolled_at),
-            " ".join([*user.aliases, *(f"acts for {pattern}" for pattern in user.acts_for)]),
+            " ".join(
+                [*user.aliases, *(f"acts for {pattern}" for pattern in user.acts_for), *_by_certificate(user)]
+            ),
         )
         for user in users
     ]
@@ -156,6 +189,15 @@ def _reserve(path: Path) -> None:
         raise CommandError(f"{path} cannot be written: {error.strerror}; give another --out FILE") from None
 
 
+def _signer(enrolment: Enrolment, ca: tls.Issued) -> _Signer:
+    if enrolment.cert is not None:
+        return _Signer(tls.load_certificates(enrolment.cert.expanduser()))
+    if enrolment.pk:
+        issued = tls.issue_signer(ca, enrolment.identity)
+        return _Signer((issued.certificate,), issued.key_pem().decode())
+    return _Signer()
+
+
 def _request(enrolment: Enrolment) -> AddUserRequest:
     return AddUserRequest(
         identity=enrolment.identity,
@@ -167,7 +209,12 @@ def _request(enrolment: Enrolment) -> AddUserRequest:
 
 
 def _credentials(
-    enrolment: Enrolment, target: str, reply: AddUserReply, ca: tls.Issued, certificate: tls.Issued
+    enrolment: Enrolment,
+    target: str,
+    reply: AddUserReply,
+    signer: _Signer,
+    ca: tls.Issued,
+    certificate: tls.Issued,
 ) -> dict[str, Any]:
     """What the enrolment file holds; binary values are hex, `suite` is in bits, certificates and key are PEM."""
     psks = [
@@ -185,11 +232,21 @@ def _credentials(
         credentials |= psks[0]
     if len(psks) > 1:
         credentials["psks"] = psks
+    if signer.chain:
+        credentials["suite"] = enrolment.suite
+        credentials["cert"] = "".join(tls.pem(certificate) for certificate in signer.chain)
+        if signer.key is not None:
+            credentials["key"] = signer.key
+        credentials["kms_cert"] = tls.pem(x509.load_der_x509_certificate(reply.kms_certificate))
     return credentials | {
         "ca_cert": ca.certificate_pem().decode(),
         "tls_cert": certificate.certificate_pem().decode(),
         "tls_key": certificate.key_pem().decode(),
     }
+
+
+def _by_certificate(user: admin_pb2.User) -> list[str]:
+    return [f"signs by certificate {user.certificate_sha256.hex()[:16]}"] if user.certificate_sha256 else []
 
 
 def _user_json(user: admin_pb2.User) -> dict[str, Any]:
@@ -201,4 +258,5 @@ def _user_json(user: admin_pb2.User) -> dict[str, Any]:
         "aliases": list(user.aliases),
         "acts_for": list(user.acts_for),
         "enrolled_at": user.enrolled_at,
+        "certificate_sha256": user.certificate_sha256.hex() or None,
     }

@@ -1,11 +1,14 @@
 """Operators' commands, as they come over the local admin socket or from `kms` itself while no server runs."""
 
+from hashlib import sha256
+
 import structlog
 
 from hsm import Token
 from kms.admin.v1 import admin_pb2 as pb
 from kms.crypto.suite import SUITES
 from kms.engine import epochs as epoch_names
+from kms.engine import public_key
 from kms.engine.context import Context
 from kms.engine.directory import DirectoryError, Role, User
 from kms.engine.epochs import Epochs
@@ -63,13 +66,16 @@ class Administration:
         for alias in request.aliases:
             _check_uri(alias)
         identity = request.identity.encode()
+        certificate = public_key.check_enrolment(self._context, identity, role, request.certificates)
         user = self._directory.enrol(
             identity,
             role,
             aliases=tuple(alias.encode() for alias in request.aliases),
             acts_for=tuple(request.acts_for),
+            certificate=certificate,
         )
         _log.info("user enrolled", identity=request.identity, role=role.value, version=user.version, uid=uid)
+        suites = _suites(role, request.prf_func)
         return pb.AddUserReply(
             kms_identity=self._context.kms_identity.decode(),
             psks=[
@@ -78,8 +84,9 @@ class Administration:
                     psk_id=encode_psk_id(identity, user.version),
                     psk=self._psks.release(identity, user.version, prf),
                 )
-                for prf in _suites(role, request.prf_func)
+                for prf in (suites if certificate is None else ())
             ],
+            kms_certificate=b"" if certificate is None else public_key.own_certificate(self._context),
         )
 
     def _doctor(self) -> pb.DoctorReply:
@@ -108,6 +115,10 @@ class Administration:
                     destroy_at=0 if number is None else self._epochs.destroy_at(number),
                 )
             )
+        rsa_key = public_key.find(self._token)
+        if rsa_key is not None:
+            kind, mark = f"RSA {rsa_key.key_size}", public_key.fingerprint(rsa_key)
+            keys.append(pb.MasterKey(label=public_key.LABEL, kind=kind, fingerprint=mark))
         return keys
 
 
@@ -137,4 +148,5 @@ def _user(user: User) -> pb.User:
         acts_for=user.acts_for,
         aliases=sorted(alias.decode() for alias in user.aliases),
         enrolled_at=user.enrolled_at,
+        certificate_sha256=b"" if user.certificate is None else sha256(user.certificate).digest(),
     )

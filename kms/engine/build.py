@@ -16,6 +16,7 @@ from kms.engine.faults import StartRefused
 from kms.engine.granting import Limits
 from kms.engine.peers import read_peers
 from kms.engine.psk import CURRENT_MASTER, MASTER_LABEL, DiversifiedPsks
+from kms.engine.public_key import open_public_key
 
 DIRECTORY_NAME = "directory.db"
 
@@ -54,6 +55,7 @@ def build_engine(home: Path, pin: bytes, index: int) -> Engine:
         Limits(config.max_ticket_lifetime_seconds),
         config.clock_skew_seconds,
         peers=peers,
+        public_key=open_public_key(config, token),
     )
     return Engine(context, Administration(context, token, psks, epochs))
 

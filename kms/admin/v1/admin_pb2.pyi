@@ -156,6 +156,7 @@ class AddUserRequest(_message.Message):
     PRF_FUNC_FIELD_NUMBER: _builtins.int
     ACTS_FOR_FIELD_NUMBER: _builtins.int
     ALIASES_FIELD_NUMBER: _builtins.int
+    CERTIFICATES_FIELD_NUMBER: _builtins.int
     identity: _builtins.str
     """A URI such as sip:alice@example.com."""
     role: Global___Role.ValueType
@@ -171,6 +172,10 @@ class AddUserRequest(_message.Message):
     def aliases(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Other identities the user may speak as (IDRi or IDRr)."""
 
+    @_builtins.property
+    def certificates(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
+        """A user that signs: its certificate (DER), followed by those that certify it. It has no PSK, and both suites."""
+
     def __init__(
         self,
         *,
@@ -179,10 +184,11 @@ class AddUserRequest(_message.Message):
         prf_func: _builtins.int = ...,
         acts_for: _abc.Iterable[_builtins.str] | None = ...,
         aliases: _abc.Iterable[_builtins.str] | None = ...,
+        certificates: _abc.Iterable[_builtins.bytes] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["acts_for", b"acts_for", "aliases", b"aliases", "identity", b"identity", "prf_func", b"prf_func", "role", b"role"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["acts_for", b"acts_for", "aliases", b"aliases", "certificates", b"certificates", "identity", b"identity", "prf_func", b"prf_func", "role", b"role"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -196,7 +202,10 @@ class AddUserReply(_message.Message):
 
     KMS_IDENTITY_FIELD_NUMBER: _builtins.int
     PSKS_FIELD_NUMBER: _builtins.int
+    KMS_CERTIFICATE_FIELD_NUMBER: _builtins.int
     kms_identity: _builtins.str
+    kms_certificate: _builtins.bytes
+    """For a user that signs: the certificate (DER) of this KMS's RSA key."""
     @_builtins.property
     def psks(self) -> _containers.RepeatedCompositeFieldContainer[Global___PreSharedKey]:
         """One for each suite; empty for a gateway."""
@@ -206,10 +215,11 @@ class AddUserReply(_message.Message):
         *,
         kms_identity: _builtins.str = ...,
         psks: _abc.Iterable[Global___PreSharedKey] | None = ...,
+        kms_certificate: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["kms_identity", b"kms_identity", "psks", b"psks"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["kms_certificate", b"kms_certificate", "kms_identity", b"kms_identity", "psks", b"psks"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -286,12 +296,15 @@ class User(_message.Message):
     ACTS_FOR_FIELD_NUMBER: _builtins.int
     ALIASES_FIELD_NUMBER: _builtins.int
     ENROLLED_AT_FIELD_NUMBER: _builtins.int
+    CERTIFICATE_SHA256_FIELD_NUMBER: _builtins.int
     identity: _builtins.str
     role: Global___Role.ValueType
     version: _builtins.int
     revoked: _builtins.bool
     enrolled_at: _builtins.int
     """Seconds since 1970."""
+    certificate_sha256: _builtins.bytes
+    """SHA-256 of the certificate (DER) of a user that signs; else empty."""
     @_builtins.property
     def acts_for(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     @_builtins.property
@@ -306,10 +319,11 @@ class User(_message.Message):
         acts_for: _abc.Iterable[_builtins.str] | None = ...,
         aliases: _abc.Iterable[_builtins.str] | None = ...,
         enrolled_at: _builtins.int = ...,
+        certificate_sha256: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["acts_for", b"acts_for", "aliases", b"aliases", "enrolled_at", b"enrolled_at", "identity", b"identity", "revoked", b"revoked", "role", b"role", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["acts_for", b"acts_for", "aliases", b"aliases", "certificate_sha256", b"certificate_sha256", "enrolled_at", b"enrolled_at", "identity", b"identity", "revoked", b"revoked", "role", b"role", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -51,6 +51,8 @@ _CONNECTIONS = 64
 _HANDSHAKE_SECONDS = 5.0
 # For one request to arrive, counted from the end of the one before; also how long a connection may idle.
 _REQUEST_SECONDS = 10.0
+# For a client to take its last answer and close its end.
+_LINGER_SECONDS = 2.0
 
 _log = structlog.get_logger()
 
@@ -108,6 +110,7 @@ class _Server(socketserver.TCPServer):
             sock.settimeout(_HANDSHAKE_SECONDS)
             with self.tls.wrap_socket(sock, server_side=True) as secured:
                 _Handler(secured, client_address, self)
+                _close_gently(secured)
         except (OSError, ValueError):
             pass  # the client's end of it: no TLS, no certificate of ours, gone in the middle
         except Exception as error:  # noqa: BLE001 - one connection must not end the endpoint
@@ -145,6 +148,8 @@ class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     server: _Server
     connection: ssl.SSLSocket
+    # Head and body are two writes: the second must not wait for the first one's acknowledgement.
+    disable_nagle_algorithm = True
 
     def setup(self) -> None:
         super().setup()
@@ -288,6 +293,16 @@ class _Arriving(io.RawIOBase):
             raise TimeoutError
         self._connection.settimeout(remaining)
         return self._connection.recv_into(buffer)
+
+
+def _close_gently(connection: ssl.SSLSocket) -> None:
+    """End an answered connection. Closed with something unread, it would take its last answer away from the client."""
+    deadline = time.monotonic() + _LINGER_SECONDS
+    connection.shutdown(socket.SHUT_WR)
+    while (remaining := deadline - time.monotonic()) > 0:
+        connection.settimeout(remaining)
+        if not connection.recv(MAX_MESSAGE):
+            return
 
 
 def _tls(config: Config) -> ssl.SSLContext:

@@ -8,6 +8,7 @@ from kms.client.endpoint import ClientEndpoint
 from kms.crypto.sources import Sources
 from kms.crypto.suite import SUITES
 from kms.mikey import policy as rules
+from kms.mikey.errors import MikeyError
 from kms.mikey.payloads import Flags, KeyData, TicketPolicy
 from kms.mikey.registry import ErrorNo
 from kms.mikey.sdp import MIKEY, Level, key_mgmt_line, sdp_ids
@@ -17,10 +18,11 @@ from kms.party.credential import Credential
 from kms.party.initiator import OutgoingTransfer
 from kms.party.memory import InMemoryReplayCache, ReplayCache
 from kms.party.party import Party
+from kms.party.refusing import refusal
 from kms.party.requesting import GrantedTicket
 from kms.party.responder import IncomingTransfer
 from kms.party.session import Session
-from kms.sdk.calls import Answer, Receiver, request_ticket
+from kms.sdk.calls import Answer, Receiver, make_ticket, request_ticket
 from kms.sdk.endpoint import Endpoint
 from kms.sdk.streams import Stream, encode, message_of, messages_of
 
@@ -86,13 +88,15 @@ class Participant:
         keys: Iterable[KeyData] | None = None,
         suite: int | None = None,
         kind: tuple[int, int, int] = DERIVED_TICKET,
+        applications: Iterable[str] = (),
     ) -> GrantedTicket:
         """Ask the KMS for a ticket (RFC 6043 4.2.1).
 
         `responders` are the URIs of those, or of groups, that may resolve it. `lifetime` is in seconds from now; the
         KMS may shorten it. `keys` are the session keys wanted, their bytes ignored; None is the KMS's default, one TGK.
         `suite` is 256 or 128, by default the strongest that the subscriber is enrolled in. `kind` is Ticket Type,
-        Subtype and Version. Raises ProtocolError if the granted policy is not acceptable.
+        Subtype and Version. `applications` are the application IDs that may use it (IDRapp), all if none is
+        given. Raises ProtocolError if the granted policy is not acceptable.
         """
         party = self._party
         prf = party.keys[0].suite.prf if suite is None else party.key_for(SUITES[suite].prf).suite.prf
@@ -102,8 +106,39 @@ class Participant:
             responders=[responder.encode() for responder in responders],
             end=int(party.sources.now()) + lifetime,
             keys=keys,
+            applications=[application.encode() for application in applications],
         )
         return request_ticket(party, self._endpoint, TicketPolicy(*kind, prf, flags, tp_data))
+
+    def make_ticket(
+        self,
+        responders: Iterable[str],
+        *,
+        mode: int = 3,
+        lifetime: int = 3600,
+        flags: Flags | None = None,
+        keys: Iterable[KeyData] | None = None,
+        suite: int | None = None,
+        applications: Iterable[str] = (),
+    ) -> GrantedTicket:
+        """A ticket that the subscriber makes itself, with a TPK of its enrolment file (RFC 6043 4.1.1, docs/modes.md).
+
+        In mode 3 the KMS opens it for the `responders`; in mode 4 the only responder does, which shares the TPK and
+        must accept tickets without the flags I and E. `lifetime` is in seconds; the KMS opens none that is valid longer
+        than it would grant. `flags` are MODE_3_FLAGS or MODE_4_FLAGS by default. `keys` are the session keys wanted,
+        their bytes ignored; None is one TGK. `suite` is 256 or 128. `applications` are IDRapp. Raises ProtocolError if
+        there is no such TPK, or the policy is not allowed; ValueError for another mode.
+        """
+        return make_ticket(
+            self._party,
+            responders,
+            mode=mode,
+            lifetime=lifetime,
+            flags=flags,
+            keys=keys,
+            suite=suite,
+            applications=applications,
+        )
 
     def offer(
         self,
@@ -146,6 +181,14 @@ class Participant:
         If one is refused, so is the whole offer (RFC 4567 4.1.2). Each is answered at its level: see kms.mikey.sdp.
         """
         return {level: self.receive(raw) for level, raw in messages_of(offer).items()}
+
+    def refusal(self, received: bytes, error: MikeyError) -> bytes | None:
+        """The Error message (RFC 6043 5.4) for the sender of a message that `error` refused; None if there is none.
+
+        If its SRTP policies were not acceptable, it names those that are. It is not authenticated.
+        """
+        message = refusal(self._party, received, error, self._acceptance)
+        return None if message is None else message.raw
 
     def answer(self, offer: bytes | str) -> Answer:
         """Verify a call and answer it, whoever the caller is. See `receive` for deciding by the caller."""

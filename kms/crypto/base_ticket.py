@@ -5,14 +5,15 @@ from dataclasses import dataclass, field
 
 from kms.crypto.interface import Key, KeyOperations, Use, VerificationError
 from kms.crypto.protection import encr_alg, unseal
+from kms.crypto.sources import Sources
 from kms.crypto.suite import suite_of
 from kms.mikey import labels
 from kms.mikey.errors import AuthenticationError, ProtocolError
 from kms.mikey.labels import MessageKey, ProtectionKey
 from kms.mikey.message import unsigned_v
-from kms.mikey.payloads import Idr, Kemac, KeyData, Rand, T, Ticket, TicketPolicy, V
+from kms.mikey.payloads import Idr, Kemac, KeyData, Rand, T, Ticket, TicketPolicy, V, with_spi
 from kms.mikey.registry import EncrAlg, ErrorNo, IdRole, IdType, KeyType, MacAlg, PrfFunc
-from kms.mikey.ticket_data import TicketData, mac_coverage
+from kms.mikey.ticket_data import KeyEntry, TicketData, mac_coverage
 
 _CSB_ID = 0xFFFFFFFF
 
@@ -47,6 +48,32 @@ def seal(
     auth_key = _auth_key(ops, tpk, suite.prf, rand, suite.mac_alg, Use.SIGN)
     mac = ops.mac(auth_key, suite.mac_alg, mac_coverage(draft, data))
     return Ticket(policy, TicketData(thdr_data, (*payloads, V(suite.mac_alg, mac))).encode())
+
+
+def make(
+    ops: KeyOperations,
+    sources: Sources,
+    psk_id: bytes,
+    tpk: Key,
+    policy: TicketPolicy,
+    wanted: Iterable[KeyEntry],
+    mpk_length: int,
+) -> tuple[Ticket, OpenedTicket]:
+    """A new ticket with a fresh MPK of `mpk_length` bytes and fresh session keys as `wanted`, and what is in it."""
+    # As long as the longest of TPK and MPK (12.1).
+    rand = sources.random(max(mpk_length, tpk.length), "ticket RAND")
+    mpk = with_spi(KeyType.MPK, sources.random(mpk_length, "MPK"), b"", sources.random(4, "MPK SPI"))
+    session_keys = tuple(
+        with_spi(
+            entry.key_type,
+            sources.random(entry.length, "session key"),
+            sources.random(entry.salt_length, "session salt") if entry.salt_length else b"",
+            entry.spi,
+        )
+        for entry in wanted
+    )
+    ticket = seal(ops, tpk, policy, (mpk, *session_keys), t=sources.timestamp(), rand=rand, psk_id=psk_id)
+    return ticket, OpenedTicket(rand, mpk, session_keys)
 
 
 def open_ticket(ops: KeyOperations, tpk: Key, ticket: Ticket, data: TicketData) -> OpenedTicket:

@@ -10,9 +10,10 @@ from kms.crypto.suite import SUITES
 from kms.engine import epochs as epoch_names
 from kms.engine import public_key
 from kms.engine.context import Context
-from kms.engine.directory import DirectoryError, Role, User
+from kms.engine.directory import DirectoryError, Role, TpkRole, User
 from kms.engine.epochs import Epochs
 from kms.engine.psk import DiversifiedPsks, encode_psk_id
+from kms.engine.shared_tpks import DiversifiedTpks, is_shared_tpk_master, release_tpks
 from kms.mikey.registry import PrfFunc
 
 _ROLES = {
@@ -22,6 +23,8 @@ _ROLES = {
     pb.ROLE_PEER: Role.PEER,
 }
 _ROLE_NUMBERS = {role: number for number, role in _ROLES.items()}
+_TPK_ROLES = {pb.TPK_ROLE_RESPONDER: TpkRole.RESPONDER, pb.TPK_ROLE_INITIATOR: TpkRole.INITIATOR}
+_TPK_ROLE_NUMBERS = {role: number for number, role in _TPK_ROLES.items()}
 
 _log = structlog.get_logger()
 
@@ -29,12 +32,15 @@ _log = structlog.get_logger()
 class Administration:
     """Answers AdminRequests for one engine."""
 
-    def __init__(self, context: Context, token: Token, psks: DiversifiedPsks, epochs: Epochs) -> None:
+    def __init__(
+        self, context: Context, token: Token, psks: DiversifiedPsks, epochs: Epochs, tpks: DiversifiedTpks
+    ) -> None:
         self._context = context
         self._directory = context.directory
         self._token = token
         self._psks = psks
         self._epochs = epochs
+        self._tpks = tpks
 
     def handle(self, request: pb.AdminRequest, uid: int) -> pb.AdminReply:
         """One reply; what the operator did wrong becomes an AdminError."""
@@ -48,6 +54,12 @@ class Administration:
                 self._directory.revoke(request.revoke_user.identity.encode())
                 _log.info("user revoked", identity=request.revoke_user.identity, uid=uid)
                 return pb.AdminReply(revoke_user=pb.RevokeUserReply())
+            if kind == "add_member":
+                return pb.AdminReply(add_member=self._add_member(request.add_member, uid))
+            if kind == "remove_member":
+                return pb.AdminReply(remove_member=self._remove_member(request.remove_member, uid))
+            if kind == "list_groups":
+                return pb.AdminReply(list_groups=pb.ListGroupsReply(groups=self._groups()))
             if kind == "doctor":
                 return pb.AdminReply(doctor=self._doctor())
             if kind == "list_keys":
@@ -65,11 +77,13 @@ class Administration:
         _check_uri(request.identity)
         for alias in request.aliases:
             _check_uri(alias)
+        self._check_shares(request, role)
         identity = request.identity.encode()
         certificate = public_key.check_enrolment(self._context, identity, role, request.certificates)
         user = self._directory.enrol(
             identity,
             role,
+            tpk_roles=[_TPK_ROLES[number] for number in request.share_tpk],
             aliases=tuple(alias.encode() for alias in request.aliases),
             acts_for=tuple(request.acts_for),
             certificate=certificate,
@@ -87,7 +101,52 @@ class Administration:
                 for prf in (suites if certificate is None else ())
             ],
             kms_certificate=b"" if certificate is None else public_key.own_certificate(self._context),
+            tpks=[
+                pb.SharedTpk(
+                    prf_func=prf, role=_TPK_ROLE_NUMBERS[tpk_role], peer=peer or "", tpk_id=tpk_id, tpk=tpk
+                )
+                for prf in suites
+                for tpk_role, peer, tpk_id, tpk in release_tpks(
+                    self._tpks, self._directory, user, request.share_tpk_with, prf
+                )
+            ],
         )
+
+    def _check_shares(self, request: pb.AddUserRequest, role: Role) -> None:
+        """Raise DirectoryError unless the TPKs that are to be shared can be: before anybody is enrolled."""
+        if not request.share_tpk and not request.share_tpk_with:
+            return
+        if role not in (Role.CLIENT, Role.FOCUS):
+            raise DirectoryError("a TPK is shared with clients and foci only")
+        if any(number not in _TPK_ROLES for number in request.share_tpk):
+            raise DirectoryError("a TPK is shared with a responder or an initiator")
+        for peer in request.share_tpk_with:
+            _check_uri(peer)
+            if peer == request.identity:
+                raise DirectoryError(f"{peer} cannot share a TPK with itself")
+        if not self._tpks.available:
+            raise DirectoryError(
+                "the token has no shared TPK master, which `kms init` makes: it was set up by an older version"
+            )
+
+    def _add_member(self, request: pb.AddMemberRequest, uid: int) -> pb.AddMemberReply:
+        for uri in (request.group, request.identity):
+            _check_uri(uri)
+        self._directory.add_member(request.group.encode(), request.identity.encode())
+        _log.info("group member added", group=request.group, identity=request.identity, uid=uid)
+        user = self._directory.find(request.identity.encode())
+        return pb.AddMemberReply(enrolled=user is not None and not user.revoked)
+
+    def _remove_member(self, request: pb.RemoveMemberRequest, uid: int) -> pb.RemoveMemberReply:
+        self._directory.remove_member(request.group.encode(), request.identity.encode())
+        _log.info("group member removed", group=request.group, identity=request.identity, uid=uid)
+        return pb.RemoveMemberReply()
+
+    def _groups(self) -> list[pb.Group]:
+        return [
+            pb.Group(name=name.decode(), members=sorted(member.decode() for member in members))
+            for name, members in self._directory.groups()
+        ]
 
     def _doctor(self) -> pb.DoctorReply:
         probe = self._token.probe
@@ -109,7 +168,7 @@ class Administration:
             keys.append(
                 pb.MasterKey(
                     label=info.label,
-                    kind="PSK master" if number is None else "TPK epoch",
+                    kind=_kind(info.label),
                     fingerprint=info.fingerprint,
                     created_at=info.created or 0,
                     destroy_at=0 if number is None else self._epochs.destroy_at(number),
@@ -120,6 +179,12 @@ class Administration:
             kind, mark = f"RSA {rsa_key.key_size}", public_key.fingerprint(rsa_key)
             keys.append(pb.MasterKey(label=public_key.LABEL, kind=kind, fingerprint=mark))
         return keys
+
+
+def _kind(label: str) -> str:
+    if epoch_names.number_of(label) is not None:
+        return "TPK epoch"
+    return "shared TPK master" if is_shared_tpk_master(label) else "PSK master"
 
 
 def _suites(role: Role, prf_func: int) -> list[PrfFunc]:
@@ -149,4 +214,5 @@ def _user(user: User) -> pb.User:
         aliases=sorted(alias.decode() for alias in user.aliases),
         enrolled_at=user.enrolled_at,
         certificate_sha256=b"" if user.certificate is None else sha256(user.certificate).digest(),
+        tpk_roles=sorted(_TPK_ROLE_NUMBERS[role] for role in user.tpk_roles),
     )

@@ -17,6 +17,7 @@ from kms.engine.granting import Limits
 from kms.engine.peers import read_peers
 from kms.engine.psk import CURRENT_MASTER, MASTER_LABEL, DiversifiedPsks
 from kms.engine.public_key import open_public_key
+from kms.engine.shared_tpks import DiversifiedTpks
 
 DIRECTORY_NAME = "directory.db"
 
@@ -44,7 +45,7 @@ def build_engine(home: Path, pin: bytes, index: int) -> Engine:
     epochs = Epochs(token, config.epoch_seconds, config.max_ticket_lifetime_seconds, leader=index == 0)
     epochs.maintain(sources.now())
     _log.info("token open", token=token.probe.token, **{r.operation: r.rung for r in token.probe.rungs})
-    psks = DiversifiedPsks(token)
+    psks, tpks = DiversifiedPsks(token), DiversifiedTpks.of(token)
     context = Context(
         config.identity.encode(),
         token,
@@ -56,8 +57,9 @@ def build_engine(home: Path, pin: bytes, index: int) -> Engine:
         config.clock_skew_seconds,
         peers=peers,
         public_key=open_public_key(config, token),
+        shared_tpks=tpks,
     )
-    return Engine(context, Administration(context, token, psks, epochs))
+    return Engine(context, Administration(context, token, psks, epochs, tpks))
 
 
 def _open_token(config: Config, home: Path, pin: bytes) -> hsm.Token:

@@ -11,6 +11,7 @@ from kms.engine.epochs import TicketKeys
 from kms.engine.granting import Limits
 from kms.engine.peers import Peer
 from kms.engine.psk import PskSource
+from kms.engine.shared_tpks import SharedTpks
 from kms.engine.tickets import MPK_LENGTH
 
 
@@ -32,6 +33,7 @@ class Context:
 
     Without `public_key` the public-key messages are refused. `peers` are other KMSs by identity: their tickets are
     forwarded to them.
+    Without `shared_tpks` all tickets are of mode 1.
     With `counter_timestamps` a COUNTER T is accepted: only the replay cache then tells an old message from a new one.
     """
 
@@ -47,3 +49,4 @@ class Context:
     counter_timestamps: bool = False
     public_key: PublicKey | None = None
     peers: Mapping[bytes, Peer] = field(default_factory=dict)
+    shared_tpks: SharedTpks | None = None

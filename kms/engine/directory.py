@@ -6,13 +6,14 @@ It holds no key (PSKs are derived) and nothing about calls. Engine 0 writes it f
 import json
 import sqlite3
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import Enum
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-_SCHEMA_VERSION = 1
-_SCHEMA = """
+_MIGRATIONS = (
+    """
 CREATE TABLE users (
     identity TEXT PRIMARY KEY,
     role TEXT NOT NULL,
@@ -24,8 +25,17 @@ CREATE TABLE users (
 ) STRICT;
 CREATE TABLE aliases (alias TEXT PRIMARY KEY, identity TEXT NOT NULL REFERENCES users) STRICT;
 CREATE INDEX aliases_of ON aliases (identity);
-CREATE TABLE members (name TEXT NOT NULL, identity TEXT NOT NULL, PRIMARY KEY (identity, name)) STRICT;
-"""
+CREATE TABLE members (name TEXT NOT NULL, identity TEXT NOT NULL, PRIMARY KEY (identity, name)) STRICT
+""",
+    """
+CREATE TABLE shared_tpks (
+    identity TEXT NOT NULL REFERENCES users,
+    role TEXT NOT NULL,
+    PRIMARY KEY (identity, role)
+) STRICT
+""",
+)
+"""What makes each version of the schema from the one before, from version 0, an empty file."""
 
 
 class Role(Enum):
@@ -37,6 +47,13 @@ class Role(Enum):
     FOCUS = "focus"
     GATEWAY = "gateway"
     PEER = "peer"
+
+
+class TpkRole(Enum):
+    """What for a subscriber shares a TPK with the KMS: for opening tickets (mode 2), or for making them (mode 3)."""
+
+    RESPONDER = "responder"
+    INITIATOR = "initiator"
 
 
 class DirectoryError(Exception):
@@ -59,6 +76,7 @@ class User:
     acts_for: tuple[str, ...] = ()
     enrolled_at: int = 0
     certificate: bytes | None = None
+    tpk_roles: frozenset[TpkRole] = frozenset()
 
     def may_speak_as(self, identity: bytes) -> bool:
         """Whether `identity` is the user's own or one of its aliases, byte for byte."""
@@ -94,14 +112,14 @@ class Directory:
     def _migrate(self) -> None:
         with self._transaction():
             (version,) = self._db.execute("PRAGMA user_version").fetchone()
-            if version > _SCHEMA_VERSION:
+            if version > len(_MIGRATIONS):
                 raise DirectoryError(
-                    f"the directory has schema {version}, newer than this program's {_SCHEMA_VERSION}"
+                    f"the directory has schema {version}, newer than this program's {len(_MIGRATIONS)}"
                 )
-            if version == 0:
-                for statement in _SCHEMA.split(";"):
+            for migration in _MIGRATIONS[version:]:
+                for statement in migration.split(";"):
                     self._db.execute(statement)
-                self._db.execute(f"PRAGMA user_version = {_SCHEMA_VERSION}")
+            self._db.execute(f"PRAGMA user_version = {len(_MIGRATIONS)}")
 
     def _transaction(self) -> "_Transaction":
         return _Transaction(self._db)
@@ -129,6 +147,10 @@ class Directory:
             tuple(json.loads(acts_for)),
             enrolled_at,
             certificate,
+            frozenset(
+                TpkRole(name.decode())
+                for name in self._names("SELECT role FROM shared_tpks WHERE identity = ?", identity)
+            ),
         )
 
     def is_ours(self, identity: bytes) -> bool:
@@ -161,21 +183,29 @@ class Directory:
         aliases: tuple[bytes, ...] = (),
         acts_for: tuple[str, ...] = (),
         certificate: bytes | None = None,
+        tpk_roles: Iterable[TpkRole] = (),
     ) -> User:
-        """Add a user, or a revoked one again with the next version. Raises DirectoryError if it is enrolled."""
+        """Add a user, or a revoked one again with the next version, no alias and no group of before.
+
+        Raises DirectoryError if it is enrolled.
+        """
         with self._transaction():
             old = self.find(identity)
             if old is not None and not old.revoked:
                 raise DirectoryError(f"{_text(identity)} is enrolled already: revoke it first")
             self._refuse_taken(identity, aliases)
             version = old.version + 1 if old else 1
-            self._db.execute("DELETE FROM aliases WHERE identity = ?", (_text(identity),))
+            for table in ("aliases", "shared_tpks", "members"):
+                self._db.execute(f"DELETE FROM {table} WHERE identity = ?", (_text(identity),))  # noqa: S608
             self._db.execute(
                 "INSERT OR REPLACE INTO users VALUES (?, ?, ?, 0, ?, ?, ?)",
                 (_text(identity), role.value, version, json.dumps(acts_for), int(time.time()), certificate),
             )
             self._db.executemany(
                 "INSERT INTO aliases VALUES (?, ?)", [(_text(alias), _text(identity)) for alias in aliases]
+            )
+            self._db.executemany(
+                "INSERT INTO shared_tpks VALUES (?, ?)", [(_text(identity), r.value) for r in set(tpk_roles)]
             )
         found = self.find(identity)
         assert found is not None
@@ -188,6 +218,8 @@ class Directory:
             ).fetchone()
             if owner is not None and owner[0] != _text(identity):
                 raise DirectoryError(f"{_text(name)} is an alias of {owner[0]}")
+            if self.members(name):
+                raise DirectoryError(f"{_text(name)} is the name of a group")
         for alias in aliases:
             if self.find(alias) is not None:
                 raise DirectoryError(f"{_text(alias)} is an enrolled identity and cannot be an alias")
@@ -201,9 +233,39 @@ class Directory:
             if changed.rowcount == 0:
                 raise DirectoryError(f"{_text(identity)} is not enrolled")
 
+    def next_version(self, identity: bytes) -> int:
+        """The version of an identity's enrolment, or if it is not enrolled now, of its next one."""
+        user = self.find(identity)
+        return 1 if user is None else user.version + user.revoked
+
+    # -- groups --------------------------------------------------------------------------------------------------------
+
     def add_member(self, group: bytes, identity: bytes) -> None:
-        """Make a user a member of a group, which an IDRr of a ticket may name."""
-        self._db.execute("INSERT OR IGNORE INTO members VALUES (?, ?)", (_text(group), _text(identity)))
+        """Make an identity, also one of another KMS, a member of a group, which an IDRr of a ticket may name.
+
+        Raises DirectoryError if the name is somebody's: members of such a group could open that user's tickets.
+        """
+        with self._transaction():
+            if self.is_ours(group):
+                raise DirectoryError(f"{_text(group)} is a user or an alias, and cannot be a group")
+            self._db.execute("INSERT OR IGNORE INTO members VALUES (?, ?)", (_text(group), _text(identity)))
+
+    def remove_member(self, group: bytes, identity: bytes) -> None:
+        """Take an identity out of a group. Raises DirectoryError if it is not in it."""
+        changed = self._db.execute(
+            "DELETE FROM members WHERE name = ? AND identity = ?", (_text(group), _text(identity))
+        )
+        if changed.rowcount == 0:
+            raise DirectoryError(f"{_text(identity)} is not a member of {_text(group)}")
+
+    def members(self, group: bytes) -> frozenset[bytes]:
+        """The members of a group; none if there is no such group."""
+        return self._names("SELECT identity FROM members WHERE name = ?", group)
+
+    def groups(self) -> list[tuple[bytes, frozenset[bytes]]]:
+        """Every group with its members, by name."""
+        rows = self._db.execute("SELECT DISTINCT name FROM members ORDER BY name").fetchall()
+        return [(name.encode(), self.members(name.encode())) for (name,) in rows]
 
     def close(self) -> None:
         """Close the file."""

@@ -7,6 +7,7 @@ from kms.crypto.suite import suite_of
 from kms.engine import tickets
 from kms.engine.directory import Role, User
 from kms.engine.refusals import Reason, Refused
+from kms.engine.tickets import KEY_LENGTHS, MAX_SALT_LENGTH, MAX_SESSION_KEYS
 from kms.mikey import policy as rules
 from kms.mikey import timestamps
 from kms.mikey.payloads import Flags, Idr, Kemac, KeyData, Payload, TicketPolicy, Tr
@@ -14,8 +15,6 @@ from kms.mikey.policy import GROUP_KEYS
 from kms.mikey.registry import IdRole, IdType, KeyType, TsRole
 from kms.mikey.ticket_data import BASE_TICKET, DERIVED_TICKET, KeyEntry
 
-MAX_SESSION_KEYS = 16
-_MAX_SALT = 32
 _DERIVED_FLAGS = Flags.D | Flags.E | Flags.N | Flags.O
 
 
@@ -42,13 +41,20 @@ def decide(
     kms_identity: bytes,
     limits: Limits,
     sources: Sources,
+    local_responder: User | None = None,
 ) -> Grant:
     """Decide on a desired policy of an authenticated user. Raises Refused, or MikeyError for what RFC 6043 forbids.
 
+    `local_responder` is its only responder, if that one shares a TPK with the KMS: then E = 0 is granted (mode 2).
     K is set when anything but KEMAC and K itself differs from what was asked for (AMBIGUITIES A-31).
     """
     _check_kind(desired)
     rules.check(desired)
+    if not desired.flags & Flags.E and local_responder is None:
+        raise Refused(
+            Reason.INVALID_TICKET_POLICY,
+            "E = 0 needs a ticket for one responder alone, which shares a TPK with the KMS: set the E flag",
+        )
     requested = rules.requested_keys(desired)
     keys = requested if requested is not None else (_default_key(desired),)
     _check_keys(desired, keys, user, group_keys_allowed=group_keys_allowed)
@@ -91,8 +97,8 @@ def _check_keys(
         raise Refused(Reason.INVALID_TICKET_POLICY, f"{len(keys)} keys are more than {MAX_SESSION_KEYS}")
     derived = desired.ticket_type == DERIVED_TICKET[0]
     for key in keys:
-        allowed = (16, 32) if derived else range(16, 33)
-        if len(key.key) not in allowed or len(key.salt) > _MAX_SALT:
+        allowed = (16, 32) if derived else KEY_LENGTHS
+        if len(key.key) not in allowed or len(key.salt) > MAX_SALT_LENGTH:
             raise Refused(
                 Reason.INVALID_TICKET_POLICY, "session keys have 16 or 32 bytes and salts at most 32"
             )

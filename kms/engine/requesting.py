@@ -1,6 +1,6 @@
 """Ticket Request, the KMS's side (RFC 6043 4.2.1): from an authenticated REQUEST_INIT to REQUEST_RESP."""
 
-from kms.engine import granting, tickets
+from kms.engine import granting, modes, tickets
 from kms.engine.caller import Authenticated
 from kms.engine.directory import User
 from kms.engine.refusals import Reason, Refused
@@ -19,6 +19,7 @@ def answer(request: Authenticated, user: User, *, group_keys_allowed: bool) -> M
         raise Refused(
             Reason.INVALID_TICKET_POLICY, "PRF Func of the Ticket Policy must be HDR's: suites are not mixed"
         )
+    local = None if desired.flags & Flags.E else modes.local_responder(desired, context)
     grant = granting.decide(
         desired,
         user,
@@ -26,13 +27,15 @@ def answer(request: Authenticated, user: User, *, group_keys_allowed: bool) -> M
         kms_identity=context.kms_identity,
         limits=context.limits,
         sources=context.sources,
+        local_responder=local,
     )
     ops, sources = context.ops, context.sources
     if grant.policy.ticket_type == DERIVED_TICKET[0]:
         ticket, secrets = tickets.grant_derived(ops, context.keys, sources, grant.policy, grant.entries)
     else:
+        shared = modes.responder_tpk(local, request.suite.prf, context) if local else None
         ticket, secrets = tickets.grant_base(
-            ops, context.keys, sources, grant.policy, grant.entries, context.base_mpk_length
+            ops, context.keys, sources, grant.policy, grant.entries, context.base_mpk_length, shared
         )
     keys = secrets.for_initiator(forking=bool(grant.policy.flags & Flags.I))
 

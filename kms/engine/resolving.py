@@ -1,7 +1,7 @@
 """Ticket Resolve, the KMS's side (RFC 6043 4.2.3): from an authenticated RESOLVE_INIT to RESOLVE_RESP."""
 
 from kms.crypto.interface import Use, VerificationError
-from kms.engine import forwarding, tickets
+from kms.engine import forwarding, modes, tickets
 from kms.engine.caller import Authenticated
 from kms.engine.directory import Role, User
 from kms.engine.refusals import Reason, Refused
@@ -46,7 +46,10 @@ def answer(
 def _open(request: Authenticated, user: User, ticket: Ticket) -> tuple[tuple[KeyData, ...], Modifier | None]:
     """The keys of a ticket of this KMS for the responder, and what they are forked by."""
     context = request.context
-    secrets = tickets.open_ticket(context.ops, context.keys, ticket)
+    shared = modes.shared_tpk(ticket, context)
+    secrets = tickets.open_ticket(context.ops, context.keys, ticket, shared.key if shared else None)
+    if shared is not None:
+        modes.check(shared, ticket, secrets, user, context)
     _check_valid(ticket, context.sources.now())
     _check_responder(ticket, _names(request, user))
     modifier = None

@@ -11,16 +11,17 @@ from dataclasses import dataclass
 from kms.crypto import base_ticket
 from kms.crypto.interface import Key, KeyOperations, Use, VerificationError
 from kms.crypto.sources import Sources
-from kms.crypto.suite import suite_of
+from kms.crypto.suite import Suite, suite_of
 from kms.engine.epochs import TicketKeys
 from kms.engine.refusals import Reason, Refused
 from kms.mikey import labels
+from kms.mikey import policy as rules
 from kms.mikey.errors import AuthenticationError
 from kms.mikey.labels import ForkedKey, ProtectionKey
 from kms.mikey.message import unsigned_v
 from kms.mikey.payloads import Idr, KeyData, Rand, Ticket, TicketPolicy, V, with_spi
 from kms.mikey.policy import TGKS
-from kms.mikey.registry import IdRole, IdType, KeyType, PrfFunc
+from kms.mikey.registry import ErrorNo, IdRole, IdType, KeyType, PrfFunc
 from kms.mikey.ticket_data import (
     BASE_TICKET,
     DERIVED_TICKET,
@@ -34,6 +35,10 @@ from kms.mikey.ticket_data import (
 
 MPK_LENGTH = 32
 """Bytes of MPKs, in both suites."""
+KEY_LENGTHS = range(16, 33)
+"""Bytes of keys in a base ticket."""
+MAX_SALT_LENGTH = 32
+MAX_SESSION_KEYS = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,43 +251,62 @@ def grant_base(
     policy: TicketPolicy,
     wanted: Iterable[KeyEntry],
     mpk_length: int = MPK_LENGTH,
+    shared: tuple[bytes, Key] | None = None,
 ) -> tuple[Ticket, TicketSecrets]:
-    """A MIKEY base ticket with the granted policy, and its keys: fresh random ones."""
+    """A MIKEY base ticket with the granted policy, and its keys: fresh random ones.
+
+    `shared` is id and key of the TPK that protects it in mode 2; None is the KMS's own.
+    """
     prf: PrfFunc = suite_of(policy.prf).prf
-    psk_id, tpk = keys.current_base(sources.now(), prf)
-    rand = sources.random(max(mpk_length, tpk.length), "ticket RAND")
-    mpk = with_spi(KeyType.MPK, sources.random(mpk_length, "MPK"), b"", sources.random(4, "MPK SPI"))
-    session_keys = tuple(
-        with_spi(
-            entry.key_type,
-            sources.random(entry.length, "session key"),
-            sources.random(entry.salt_length, "session salt") if entry.salt_length else b"",
-            entry.spi,
-        )
-        for entry in wanted
-    )
-    ticket = base_ticket.seal(
-        ops, tpk, policy, (mpk, *session_keys), t=sources.timestamp(), rand=rand, psk_id=psk_id
-    )
-    return ticket, BaseSecrets(ops, policy, base_ticket.OpenedTicket(rand, mpk, session_keys))
+    psk_id, tpk = shared or keys.current_base(sources.now(), prf)
+    ticket, made = base_ticket.make(ops, sources, psk_id, tpk, policy, wanted, mpk_length)
+    return ticket, BaseSecrets(ops, policy, made)
 
 
-def _open_base(ops: KeyOperations, keys: TicketKeys, ticket: Ticket, data: TicketData) -> TicketSecrets:
-    tpk = keys.base(data.psk_id, suite_of(ticket.policy.prf).prf)
+def _open_base(
+    ops: KeyOperations, keys: TicketKeys, ticket: Ticket, data: TicketData, shared: Key | None
+) -> TicketSecrets:
+    suite = suite_of(ticket.policy.prf)
+    tpk = shared or keys.base(data.psk_id, suite.prf)
     if tpk is None:
         raise _not_authentic()
     try:
+        if shared is not None:
+            _check_algorithms(data, suite)
         opened = base_ticket.open_ticket(ops, tpk, ticket, data)
     except AuthenticationError:
         raise _not_authentic() from None
+    if shared is not None:
+        _check_made_outside(opened, tpk, ticket.policy)
     return BaseSecrets(ops, ticket.policy, opened)
+
+
+def _check_algorithms(data: TicketData, suite: Suite) -> None:
+    """They are signalled in Ticket Data (A-13), and must be the suite's: suites are not mixed."""
+    if data.v.auth_alg != suite.mac_alg or data.kemac.encr_alg != suite.encr_alg:
+        raise Refused(Reason.INVALID_TICKET, "Ticket Data does not use the algorithms of the ticket's PRF Func")
+
+
+def _check_made_outside(opened: base_ticket.OpenedTicket, tpk: Key, policy: TicketPolicy) -> None:
+    """What this KMS keeps to in its own tickets, an owner of a shared TPK must keep to as well."""
+    keys = (opened.mpk, *opened.session_keys)
+    if any(len(key.key) not in KEY_LENGTHS or len(key.salt) > MAX_SALT_LENGTH for key in keys):
+        raise Refused(Reason.INVALID_TICKET, "keys in a ticket have 16 to 32 bytes and salts at most 32")
+    if len(opened.session_keys) > MAX_SESSION_KEYS:
+        raise Refused(Reason.INVALID_TICKET, f"a ticket has at most {MAX_SESSION_KEYS} session keys")
+    if len(opened.rand) < max(tpk.length, len(opened.mpk.key)):
+        raise Refused(Reason.INVALID_TICKET, "RAND in the ticket is shorter than its TPK or MPK (12.1)")
+    rules.check_spis(keys, error_no=ErrorNo.INVALID_TICKET)
+    rules.check_session_keys(policy, opened.session_keys)
 
 
 # -- both ------------------------------------------------------------------------------------------------------------
 
 
-def open_ticket(ops: KeyOperations, keys: TicketKeys, ticket: Ticket) -> TicketSecrets:
-    """Verify a ticket's MAC and give its keys.
+def open_ticket(
+    ops: KeyOperations, keys: TicketKeys, ticket: Ticket, shared: Key | None = None
+) -> TicketSecrets:
+    """Verify a ticket's MAC and give its keys. `shared` is the shared TPK that the ticket names, if it names one.
 
     Raises Refused: INVALID_TICKET for an unknown type, TICKET_NOT_AUTHENTIC for a wrong MAC, an unknown and a
     destroyed TPK alike. Raises MikeyError for malformed Ticket Data.
@@ -292,7 +316,7 @@ def open_ticket(ops: KeyOperations, keys: TicketKeys, ticket: Ticket) -> TicketS
     if kind == DERIVED_TICKET:
         return _open_derived(ops, keys, ticket, TicketData.decode(ticket.ticket_data))
     if kind == BASE_TICKET:
-        return _open_base(ops, keys, ticket, TicketData.decode(ticket.ticket_data))
+        return _open_base(ops, keys, ticket, TicketData.decode(ticket.ticket_data), shared)
     raise unsupported(policy)
 
 

@@ -1,7 +1,7 @@
 """The conference focus: group keys from the KMS, verified callers, answers with group keys."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from types import TracebackType
 
@@ -10,7 +10,7 @@ from kms.focus.endpoint import FocusEndpoint
 from kms.focus.group_keys import GROUP_KEY_FLAGS, GROUP_KEY_TYPES, GroupKeys
 from kms.mikey import policy as rules
 from kms.mikey.errors import MikeyError, ProtocolError
-from kms.mikey.payloads import Flags, GenericIdSession, SrtpSessionData, TicketPolicy, with_spi
+from kms.mikey.payloads import Flags, GenericIdSession, KeyData, SrtpSessionData, TicketPolicy, with_spi
 from kms.mikey.registry import ErrorNo, KeyType
 from kms.mikey.sdp import Level
 from kms.mikey.srtp import AES_CM_128_HMAC_SHA1_80, SrtpPolicy
@@ -19,8 +19,10 @@ from kms.party.acceptance import Acceptance
 from kms.party.credential import Credential
 from kms.party.memory import InMemoryReplayCache, ReplayCache
 from kms.party.party import RAND_LENGTH, Party
+from kms.party.refusing import refusal
+from kms.party.requesting import GrantedTicket
 from kms.party.responder import IncomingTransfer
-from kms.sdk.calls import Answer, Receiver, request_ticket
+from kms.sdk.calls import Answer, Receiver, make_ticket, request_ticket
 from kms.sdk.endpoint import BatchEndpoint
 from kms.sdk.errors import KmsError
 from kms.sdk.streams import message_of, messages_of
@@ -114,6 +116,36 @@ class Focus:
         randr_r = party.sources.random(RAND_LENGTH, "RANDRr") if kind == KeyType.GTGK_SALT else None
         return GroupKeys(tuple(media), granted.session_keys, policy, granted, randr_r)
 
+    def make_ticket(
+        self,
+        responders: Iterable[str],
+        *,
+        mode: int = 3,
+        lifetime: int = 3600,
+        flags: Flags | None = None,
+        keys: Iterable[KeyData] | None = None,
+        suite: int | None = None,
+        applications: Iterable[str] = (),
+    ) -> GrantedTicket:
+        """A ticket that the focus makes itself, with a TPK of its enrolment file (RFC 6043 4.1.1, docs/modes.md).
+
+        In mode 3 the KMS opens it for the `responders`; in mode 4 the only responder does, which shares the TPK and
+        must accept tickets without the flags I and E. `lifetime` is in seconds; the KMS opens none that is valid longer
+        than it would grant. `flags` are MODE_3_FLAGS or MODE_4_FLAGS by default. `keys` are the session keys wanted,
+        their bytes ignored; None is one TGK. `suite` is 256 or 128. `applications` are IDRapp. Raises ProtocolError if
+        there is no such TPK, or the policy is not allowed; ValueError for another mode.
+        """
+        return make_ticket(
+            self._party,
+            responders,
+            mode=mode,
+            lifetime=lifetime,
+            flags=flags,
+            keys=keys,
+            suite=suite,
+            applications=applications,
+        )
+
     # -- callers -------------------------------------------------------------------------------------------------------
 
     def receive(self, offer: bytes | str) -> "IncomingCall":
@@ -130,6 +162,14 @@ class Focus:
         If one is refused, so is the whole offer (RFC 4567 4.1.2). Each is answered at its level: see kms.mikey.sdp.
         """
         return {level: self.receive(raw) for level, raw in messages_of(offer).items()}
+
+    def refusal(self, received: bytes, error: MikeyError) -> bytes | None:
+        """The Error message (RFC 6043 5.4) for the sender of a message that `error` refused; None if there is none.
+
+        If its SRTP policies were not acceptable, it names those that are. It is not authenticated.
+        """
+        message = refusal(self._party, received, error, self._acceptance)
+        return None if message is None else message.raw
 
     def receive_batch(self, offers: Sequence[bytes | str]) -> "list[IncomingCall | KmsError | MikeyError]":
         """As `receive` for many calls at once; each that is refused has the exception in its place."""

@@ -145,6 +145,23 @@ def base_ticket_tpk() -> bytes:
     return _own("base ticket TPK")
 
 
+def shared_tpk_branch(
+    role: int, owner: bytes, version: int, peer: bytes, peer_version: int, prf: PrfFunc
+) -> bytes:
+    """From the shared TPK master: one TPK that is shared with its owner (docs/modes.md).
+
+    `role` is the mode it is for, 2 to 4. `peer` is empty but in mode 4, where the owner is the Initiator and the peer
+    the Responder; versions are those of the enrolments.
+    """
+    enrolments = owner, u32(version, "version"), peer, u32(peer_version, "version")
+    return _own("shared TPK", bytes((role,)), *enrolments, bytes((prf,)))
+
+
+def shared_tpk() -> bytes:
+    """From a shared TPK's branch: the TPK."""
+    return _own("TPK")
+
+
 def fingerprint() -> bytes:
     """From any master: a public value that names the key without telling anything of it."""
     return _own("fingerprint")

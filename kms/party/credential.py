@@ -26,6 +26,22 @@ class PreSharedKey:
 
 
 @dataclass(frozen=True, slots=True)
+class SharedTpk:
+    """A ticket protection key (TPK, 32 bytes) that is shared with this subscriber, of one suite. `repr` hides it.
+
+    `tpk_id` is IDRpsk of the tickets it protects. `role` says what the subscriber is in their exchanges: as the
+    responder it opens them (mode 2 of RFC 6043 4.1.1), as the initiator it makes them (mode 3). With a `peer` the other
+    party has the same TPK, and the KMS takes no part (mode 4).
+    """
+
+    suite: int
+    role: str
+    tpk_id: bytes
+    tpk: bytes = field(repr=False)
+    peer: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class KeyPair:
     """The RSA key of a subscriber without PSK, as PEM texts. `repr` hides it.
 
@@ -55,6 +71,7 @@ class Credential:
     tls_cert: str = field(repr=False)
     tls_key: str = field(repr=False)
     key_pair: KeyPair | None = field(default=None, repr=False)
+    tpks: tuple[SharedTpk, ...] = ()
 
     @classmethod
     def load(
@@ -97,7 +114,10 @@ class Credential:
             raise CredentialError(f"{where}: role is neither client, focus nor peer")
         names = {name: _text(data, name, where) for name in ("identity", "kms_identity", "target")}
         key_pair = _key_pair(data, where, key)
-        return cls(**names, role=role, psks=() if key_pair else _psks(data, where), **pem, key_pair=key_pair)
+        psks = () if key_pair else _psks(data, where)
+        return cls(
+            **names, role=role, psks=psks, **pem, key_pair=key_pair, tpks=_tpks(data, where)
+        )
 
 
 def _read_secret(file: Path, what: str, *, allow_readable: bool) -> bytes:
@@ -145,6 +165,23 @@ def _psks(data: dict[str, Any], where: str) -> tuple[PreSharedKey, ...]:
             raise CredentialError(f"{where}: {place}psk has {len(psk)} bytes, 16 to 64 are expected")
         found.setdefault(suite, PreSharedKey(suite, psk_id, psk))
     return tuple(found[suite] for suite in sorted(found, reverse=True))
+
+
+def _tpks(data: dict[str, Any], where: str) -> tuple[SharedTpk, ...]:
+    entries = data.get("tpks", [])
+    if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
+        raise CredentialError(f"{where}: tpks is not a list of objects")
+    found = []
+    for entry, place in ((entry, f"tpks[{i}].") for i, entry in enumerate(entries)):
+        role = _text(entry, "role", where, place)
+        if role not in ("responder", "initiator"):
+            raise CredentialError(f"{where}: {place}role is neither responder nor initiator")
+        peer = _text(entry, "peer", where, place) if "peer" in entry else None
+        tpk_id, tpk = (_hex(entry, name, where, place) for name in ("tpk_id", "tpk"))
+        if not 16 <= len(tpk) <= 32:
+            raise CredentialError(f"{where}: {place}tpk has {len(tpk)} bytes, 16 to 32 are expected")
+        found.append(SharedTpk(_suite(entry, where, place), role, tpk_id, tpk, peer))
+    return tuple(found)
 
 
 def _suite(data: dict[str, Any], where: str, place: str = "") -> int:

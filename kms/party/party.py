@@ -1,5 +1,8 @@
 """Who speaks: a subscriber's identity, its keys with the KMS, and its clock and randomness."""
 
+import threading
+from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from kms.crypto.interface import Key, KeyOperations, UnsupportedKey, Use
@@ -10,7 +13,7 @@ from kms.crypto.suite import SUITES, Suite
 from kms.mikey.errors import ProtocolError
 from kms.mikey.payloads import Randr
 from kms.mikey.registry import ErrorNo, RandRole
-from kms.party.credential import Credential, CredentialError
+from kms.party.credential import Credential, CredentialError, SharedTpk
 
 RAND_LENGTH = 32
 """Bytes of every RANDR that is sent: as long as the longest PSK and MPK of either suite (RFC 6043 12.1)."""
@@ -37,22 +40,47 @@ class SigningKey:
 KmsKey = SuiteKey | SigningKey
 
 
+class CsbIds:
+    """The CSB IDs that a party took last, so that no two of its bundles have the same. Thread-safe."""
+
+    def __init__(self, limit: int = 10_000) -> None:
+        self._limit = limit
+        self._taken: OrderedDict[int, None] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def new(self, draw: Callable[[], int]) -> int:
+        """The first drawn number that is not taken. The oldest of more than `limit` numbers are forgotten."""
+        with self._lock:
+            number = draw()
+            while number in self._taken:
+                number = draw()
+            self._taken[number] = None
+            if len(self._taken) > self._limit:
+                self._taken.popitem(last=False)
+            return number
+
+
 @dataclass(frozen=True, slots=True)
 class Party:
-    """A subscriber of one KMS. Identities are ID Data. `keys` has one entry per suite, the preferred first."""
+    """A subscriber of one KMS. Identities are ID Data. `keys` has one entry per suite, the preferred first.
+
+    `tpks` are the TPKs that are shared with it, for modes 2 to 4.
+    """
 
     identity: bytes
     kms_identity: bytes
     keys: tuple[KmsKey, ...]
     ops: KeyOperations = field(repr=False)
     sources: Sources = field(repr=False)
+    tpks: tuple[SharedTpk, ...] = ()
+    _csb_ids: "CsbIds" = field(default_factory=lambda: CsbIds(), repr=False, compare=False)
 
     @classmethod
     def of(cls, credential: Credential, sources: Sources | None = None) -> "Party":
         """The subscriber of an enrolment file, with software keys. Raises CredentialError."""
         ops = SoftwareKeys()
         identities = credential.identity.encode(), credential.kms_identity.encode()
-        return cls(*identities, _keys(credential, ops), ops, sources or Sources())
+        return cls(*identities, _keys(credential, ops), ops, sources or Sources(), credential.tpks)
 
     def key_for(self, prf: int) -> KmsKey:
         """The key of the suite with this PRF func. Raises ProtocolError (Invalid PRF) if there is none."""
@@ -66,9 +94,24 @@ class Party:
             ErrorNo.INVALID_PRF,
         )
 
+    def tpk_for_making(self, suite: int, peer: str | None) -> SharedTpk:
+        """The TPK of a suite (128 or 256) for making tickets: that the KMS opens, or `peer`. Raises ProtocolError."""
+        for tpk in self.tpks:
+            if (tpk.role, tpk.suite, tpk.peer) == ("initiator", suite, peer):
+                return tpk
+        other = "the KMS, for making tickets" if peer is None else peer
+        raise ProtocolError(f"no TPK of the {suite}-bit suite is shared with {other}: enrol with --share-tpk")
+
+    def tpk_for_opening(self, suite: int, tpk_id: bytes | None) -> SharedTpk | None:
+        """The TPK that IDRpsk of a ticket names, if this party may open tickets with it."""
+        for tpk in self.tpks:
+            if (tpk.role, tpk.suite, tpk.tpk_id) == ("responder", suite, tpk_id):
+                return tpk
+        return None
+
     def new_csb_id(self) -> int:
-        """A random CSB ID (RFC 3830 6.1)."""
-        return int.from_bytes(self.sources.random(4, "CSB ID"), "big")
+        """A random CSB ID that none of this party's last bundles has (RFC 3830 6.1)."""
+        return self._csb_ids.new(lambda: int.from_bytes(self.sources.random(4, "CSB ID"), "big"))
 
     def new_ssrc(self) -> int:
         """A random SSRC (RFC 3550 8.1)."""

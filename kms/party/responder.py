@@ -95,6 +95,7 @@ class IncomingTransfer:
         rules.check_initiator_data(ticket.policy, ticket.initiator_data)
         rules.check_valid_at(ticket.policy, now)
         self._acceptance.check_flags(self._flags)
+        self._acceptance.check_application(ticket.policy)
         self._acceptance.check_fresh(self.message.get(T), now)
         if not self._flags & Flags.O:
             raise ProtocolError(
@@ -167,10 +168,14 @@ class IncomingTransfer:
         mpkr = loaded[1] if len(loaded) > 1 else None
         return self._verify(Resolution(loaded[0], mpkr, session_keys, identity_r, randr_kms))
 
-    def resolve_locally(self, tpk: bytes, tpk_id: bytes | None = None) -> Resolution:
-        """Open a MIKEY base ticket with a TPK that this party shares with the KMS (modes 2 and 4), and verify.
+    def resolve_locally(
+        self, tpk: bytes, tpk_id: bytes | None = None, *, initiator: bytes | None = None
+    ) -> Resolution:
+        """Open a MIKEY base ticket with a TPK that this party shares, and verify the TRANSFER_INIT.
 
-        `tpk_id` is the IDRpsk that the ticket must name. Only for tickets with E = 0, hence without key forking.
+        In mode 2 the TPK is shared with the KMS, which made the ticket for this party alone. In mode 4 it is shared
+        with `initiator`, which made the ticket itself. `tpk_id` is the IDRpsk that the ticket must name. Only for
+        tickets with E = 0, hence without key forking. Raises AuthenticationError, ProtocolError or DecodeError.
         """
         self._progress.check(SEND, DataType.RESOLVE_INIT_PSK)
         policy = self.ticket.policy
@@ -180,6 +185,13 @@ class IncomingTransfer:
             raise ProtocolError(
                 f"only a {TicketType.MIKEY_BASE.name} ticket can be resolved locally", ErrorNo.INVALID_TICKET
             )
+        if rules.responders(policy) != (self._party.identity,):
+            raise ProtocolError("the ticket is not for this Responder alone, as its TPK is", ErrorNo.INVALID_ID)
+        if bool(policy.flags & Flags.D) != (initiator is None):
+            maker = "the KMS" if initiator is None else "the Initiator"
+            raise ProtocolError(f"only {maker} makes tickets with this TPK (D flag)", ErrorNo.INVALID_TPPAR)
+        if initiator is not None and self._requester != initiator:
+            raise ProtocolError("IDRi of the Ticket Policy does not share the ticket's TPK", ErrorNo.INVALID_ID)
         data = TicketData.decode(self.ticket.ticket_data)
         if tpk_id is not None and data.psk_id != tpk_id:
             raise ProtocolError("the ticket is protected by another TPK", ErrorNo.INVALID_TICKET)
@@ -281,6 +293,8 @@ class IncomingTransfer:
             payloads.append(Randr(RandRole.KMS, resolution.randr_kms))
         offered = Bundle(self._offered.sessions, self._offered.policies, (*self._keys, *supplied))
         proposed = {**offered.sessions, **{s.cs_id: s for s in sessions}}
+        own = list(policies)
+        proposed, offered, added = offered.profiled(proposed, self._acceptance, [sp.policy_no for sp in own])
         confirmed = [
             offered.confirmed(s, self._acceptance, party.new_ssrc) for _, s in sorted(proposed.items())
         ]
@@ -295,7 +309,7 @@ class IncomingTransfer:
                 (p.rand for p in payloads if isinstance(p, Randr) and p.role == RandRole.RESPONDER), b""
             ),
         )
-        payloads += policies
+        payloads += own + added
         if supplied:
             payloads.append(protection.seal(supplied, suite.encr_alg, t))
         payloads.append(unsigned_v(suite.mac_alg))

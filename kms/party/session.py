@@ -5,10 +5,23 @@ from dataclasses import dataclass, field
 
 from kms.crypto.protection import MessageProtection
 from kms.crypto.suite import suite_of
+from kms.mikey import policy as rules
 from kms.mikey.errors import ProtocolError
 from kms.mikey.exchange import RECEIVE, SEND, Progress, Role, State, check_message
 from kms.mikey.message import Message, unsigned_v
-from kms.mikey.payloads import Flags, GenericIdSession, Hdr, Idr, KeyData, Payload, Randr, Sp, T, Ticket
+from kms.mikey.payloads import (
+    Flags,
+    GeneralExtension,
+    GenericIdSession,
+    Hdr,
+    Idr,
+    KeyData,
+    Payload,
+    Randr,
+    Sp,
+    T,
+    Ticket,
+)
 from kms.mikey.registry import DataType, ErrorNo, IdRole, IdType, MapType, PrfFunc, RandRole
 from kms.party.acceptance import Acceptance
 from kms.party.bundle import Bundle, check_answered, check_supplied, open_keys
@@ -97,6 +110,14 @@ class Session:
         return self._bundle.keys
 
     @property
+    def rekeying_interval(self) -> int | None:
+        """TRr: the most seconds between two rekeyings that the ticket allows (6.10), None for any.
+
+        Keeping to it is the application's part: by a CSB update that brings new keys, or by a new ticket.
+        """
+        return rules.rekeying_interval(self._static.ticket.policy)
+
+    @property
     def sessions(self) -> tuple[GenericIdSession, ...]:
         """The crypto sessions, by CS ID."""
         return tuple(session for _, session in sorted(self._bundle.sessions.items()))
@@ -115,14 +136,18 @@ class Session:
         *,
         policies: Iterable[Sp] = (),
         response: bool = True,
+        extensions: Iterable[GeneralExtension] = (),
     ) -> Message:
         """A TRANSFER_INIT that adds or changes crypto sessions and brings new keys.
 
         `sessions` are those that change; without `response` (V flag 0) they must be complete and apply at once.
+        `extensions` go into the message, such as SDP IDs if it goes into a new SDP offer.
         Raises ProtocolError if the ticket forbids this party to supply keys (L or M flag).
         """
         self._progress.check(SEND, DataType.TRANSFER_INIT)
-        message = self._build(DataType.TRANSFER_INIT, sessions, keys, policies, v=response)
+        message = self._build(
+            DataType.TRANSFER_INIT, sessions, keys, policies, v=response, extensions=extensions
+        )
         static = self._static
         message = static.protection.sign(message, static.identity_i, static.identity_r)
         proposed = self._bundle.extended(message, keys)
@@ -161,9 +186,11 @@ class Session:
             return None
         bundle.check_choice(self._acceptance)
         chosen = {**bundle.sessions, **{s.cs_id: s for s in sessions}}
+        own = list(policies)
+        chosen, bundle, added = bundle.profiled(chosen, self._acceptance, [sp.policy_no for sp in own])
         new_ssrc = self._party.new_ssrc
         confirmed = [bundle.confirmed(s, self._acceptance, new_ssrc) for _, s in sorted(chosen.items())]
-        answer = self._build(DataType.TRANSFER_RESP, confirmed, keys, policies)
+        answer = self._build(DataType.TRANSFER_RESP, confirmed, keys, own + added)
         answer = static.protection.sign(answer, message.raw)
         bundle = bundle.extended(answer, keys)
         self._apply(bundle)
@@ -207,6 +234,7 @@ class Session:
         policies: Iterable[Sp],
         *,
         v: bool = False,
+        extensions: Iterable[GeneralExtension] = (),
     ) -> Message:
         """An update message without its MAC.
 
@@ -233,7 +261,7 @@ class Session:
         suite = suite_of(static.prf)
         if supplied:
             payloads.append(static.protection.seal(supplied, suite.encr_alg, t))
-        payloads.append(unsigned_v(suite.mac_alg))
+        payloads += (*extensions, unsigned_v(suite.mac_alg))
         hdr = Hdr(data_type, static.csb_id, static.prf, v, MapType.GENERIC_ID, tuple(sessions))
         return Message.build(hdr, payloads)
 

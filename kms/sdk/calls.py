@@ -1,16 +1,20 @@
 """Requesting tickets and receiving calls: the exchanges with the KMS that a participant and a focus have in common."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from kms.crypto.suite import SUITES, suite_of
 from kms.mikey import policy as rules
 from kms.mikey import timestamps
 from kms.mikey.errors import MikeyError
 from kms.mikey.message import Message
-from kms.mikey.payloads import T, TicketPolicy
-from kms.mikey.registry import TsType
+from kms.mikey.payloads import Flags, KeyData, T, TicketPolicy
+from kms.mikey.registry import KeyType, TsType
 from kms.mikey.sdp import key_mgmt_line
+from kms.mikey.ticket_data import BASE_TICKET, TicketData
+from kms.party import making
 from kms.party.acceptance import Acceptance
+from kms.party.making import MODE_3_FLAGS, MODE_4_FLAGS
 from kms.party.memory import ReplayCache, ResolutionCache
 from kms.party.party import Party
 from kms.party.requesting import GrantedTicket, TicketRequest
@@ -52,6 +56,36 @@ def request_ticket(party: Party, endpoint: Endpoint, desired: TicketPolicy) -> G
     return with_retries(attempt)
 
 
+def make_ticket(
+    party: Party,
+    responders: Iterable[str],
+    *,
+    mode: int = 3,
+    lifetime: int = 3600,
+    flags: Flags | None = None,
+    keys: Iterable[KeyData] | None = None,
+    suite: int | None = None,
+    applications: Iterable[str] = (),
+) -> GrantedTicket:
+    """A ticket that `party` makes itself. See kms.client.Participant.make_ticket and kms.focus.Focus.make_ticket."""
+    if mode not in (3, 4):
+        raise ValueError(f"an Initiator makes tickets in mode 3 or 4, not {mode}")
+    own = party.keys[0].suite if suite is None else SUITES[suite]
+    wanted = [KeyData(KeyType.TGK, bytes(own.key_length))] if keys is None else list(keys)
+    tp_data = rules.tp_data(
+        kms=party.kms_identity,
+        initiator=party.identity,
+        responders=[responder.encode() for responder in responders],
+        end=int(party.sources.now()) + lifetime,
+        applications=[application.encode() for application in applications],
+    )
+    default = MODE_3_FLAGS if mode == 3 else MODE_4_FLAGS
+    chosen = default if flags is None else flags
+    if bool(chosen & Flags.E) != (mode == 3):
+        raise ValueError("a ticket of mode 3 has the flag E, one of mode 4 has not")
+    return making.make_ticket(party, TicketPolicy(*BASE_TICKET, own.prf, chosen, tp_data), wanted)
+
+
 class Receiver:
     """Turns received TRANSFER_INITs into verified transfers, asking the KMS where it must."""
 
@@ -66,7 +100,7 @@ class Receiver:
         """Early reject, replay check, ticket resolved, V and Vi verified. Raises KmsError or MikeyError."""
         incoming = self._admit(raw)
         try:
-            if not self._reuse(incoming):
+            if not self._without_kms(incoming):
                 self._keep(incoming, with_retries(lambda: self._resolve(incoming)))
         except (KmsError, MikeyError):
             self._replay.release(incoming.digest)
@@ -87,7 +121,7 @@ class Receiver:
                 continue
             results.append(incoming)
             try:
-                if not self._reuse(incoming):
+                if not self._without_kms(incoming):
                     waiting.append((position, incoming))
             except MikeyError as error:
                 self._replay.release(incoming.digest)
@@ -113,12 +147,21 @@ class Receiver:
             return timestamps.unix_time(t) + self._acceptance.skew
         return rules.validity(incoming.ticket.policy)[1] or float("inf")
 
-    def _reuse(self, incoming: IncomingTransfer) -> bool:
-        """Use an earlier resolution of the ticket where that is safe (ResolutionCache says when)."""
+    def _without_kms(self, incoming: IncomingTransfer) -> bool:
+        """Use an earlier resolution of the ticket where that is safe (ResolutionCache says when), or a shared TPK."""
         earlier = self._resolutions.find(incoming.ticket)
-        if earlier is None:
+        if earlier is not None:
+            incoming.reuse(earlier)
+            return True
+        policy = incoming.ticket.policy
+        if policy.flags & Flags.E or (policy.ticket_type, policy.subtype, policy.version) != BASE_TICKET:
             return False
-        incoming.reuse(earlier)
+        tpk_id = TicketData.decode(incoming.ticket.ticket_data).psk_id
+        tpk = self._party.tpk_for_opening(suite_of(policy.prf).bits, tpk_id)
+        if tpk is None:
+            return False
+        initiator = None if tpk.peer is None else tpk.peer.encode()
+        self._keep(incoming, incoming.resolve_locally(tpk.tpk, tpk.tpk_id, initiator=initiator))
         return True
 
     def _resolve(self, incoming: IncomingTransfer) -> Resolution:

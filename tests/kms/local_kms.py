@@ -7,10 +7,12 @@ from pathlib import Path
 from kms.crypto.interface import Key, Use
 from kms.crypto.software import SoftwareKeys
 from kms.crypto.sources import Sources
-from kms.engine.context import Context
-from kms.engine.directory import Directory, Role
+from kms.crypto.suite import suite_of
+from kms.engine.context import Context, PublicKey
+from kms.engine.directory import Directory, Role, TpkRole
 from kms.engine.engine import Engine
 from kms.engine.psk import Subscriber
+from kms.engine.shared_tpks import DiversifiedTpks, release_tpks
 from kms.engine.v1.link_pb2 import (
     CALLED_SERVICE_CLIENT,
     CALLED_SERVICE_FOCUS,
@@ -23,7 +25,7 @@ from kms.engine.v1.link_pb2 import (
 from kms.frontend.errors import status_of
 from kms.mikey import labels
 from kms.mikey.registry import PrfFunc
-from kms.party.credential import Credential, PreSharedKey
+from kms.party.credential import Credential, PreSharedKey, SharedTpk
 from kms.sdk.errors import KmsError, of_status
 
 KMS_IDENTITY = "sip:kms@example.com"
@@ -42,11 +44,20 @@ class Clock:
 class LocalKms:
     """Enrols subscribers and answers their messages. Also the engine's PskSource and TicketKeys."""
 
-    def __init__(self, folder: Path, clock: Clock | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        clock: Clock | None = None,
+        *,
+        ops: SoftwareKeys | None = None,
+        public_key: PublicKey | None = None,
+    ) -> None:
         self.clock = clock or Clock()
-        self._ops = SoftwareKeys()
-        self._psks: dict[bytes, tuple[bytes, dict[PrfFunc, bytes]]] = {}
+        self._ops = ops or SoftwareKeys()
+        self._psks: dict[bytes, tuple[bytes, int, dict[PrfFunc, bytes]]] = {}
         self._epoch = self._ops.load(os.urandom(32), Use.BRANCH)
+        master = self._ops.load(os.urandom(32), Use.BRANCH)
+        self.tpks = DiversifiedTpks(self._ops, lambda _version: master)
         self.directory = Directory(folder / "directory.db")
         self.engine = Engine(
             Context(
@@ -57,16 +68,32 @@ class LocalKms:
                 self.directory,
                 Sources(clock=self.clock),
                 base_mpk_length=32,
+                public_key=public_key,
+                shared_tpks=self.tpks,
             )
         )
 
-    def enrol(self, identity: str, role: Role = Role.CLIENT, aliases: Sequence[str] = ()) -> Credential:
-        """A new subscriber, in both suites."""
-        self.directory.enrol(identity.encode(), role, aliases=tuple(a.encode() for a in aliases))
+    def enrol(
+        self,
+        identity: str,
+        role: Role = Role.CLIENT,
+        aliases: Sequence[str] = (),
+        tpk_roles: Sequence[TpkRole] = (),
+        tpk_peers: Sequence[str] = (),
+    ) -> Credential:
+        """A new subscriber, in both suites, with the TPKs to share."""
+        names = tuple(a.encode() for a in aliases)
+        user = self.directory.enrol(identity.encode(), role, aliases=names, tpk_roles=tpk_roles)
         psk_id, psks = b"psk of " + identity.encode(), {prf: os.urandom(32) for prf in PrfFunc}
-        self._psks[psk_id] = identity.encode(), psks
+        self._psks[psk_id] = identity.encode(), user.version, psks
         keys = (PreSharedKey(256, psk_id, psks[PrfFunc(1)]), PreSharedKey(128, psk_id, psks[PrfFunc(0)]))
-        return Credential(identity, KMS_IDENTITY, "localhost:0", role.value, keys, "-", "-", "-")
+        tpks = tuple(
+            SharedTpk(suite_of(prf).bits, role.value, tpk_id, tpk, peer)
+            for prf in PrfFunc
+            for role, peer, tpk_id, tpk in release_tpks(self.tpks, self.directory, user, tpk_peers, prf)
+        )
+        end = "localhost:0", role.value, keys, "-", "-", "-"
+        return Credential(identity, KMS_IDENTITY, *end, tpks=tpks)
 
     def answer(
         self,
@@ -90,8 +117,8 @@ class LocalKms:
 
     def find(self, psk_id: bytes | None, claimed: bytes | None, prf: PrfFunc) -> Subscriber:
         """See PskSource."""
-        identity, psks = self._psks.get(psk_id or b"", (claimed or b"", {prf: bytes(32)}))
-        return Subscriber(identity, 1 if psk_id in self._psks else 0, self._ops.load(psks[prf], Use.PRF))
+        identity, version, psks = self._psks.get(psk_id or b"", (claimed or b"", 0, {prf: bytes(32)}))
+        return Subscriber(identity, version, self._ops.load(psks[prf], Use.PRF))
 
     # -- TicketKeys ----------------------------------------------------------------------------------------------------
 

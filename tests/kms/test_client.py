@@ -18,6 +18,7 @@ from kms.client import (
     Unavailable,
 )
 from kms.client.participant import CALL_FLAGS
+from kms.engine.directory import TpkRole
 from kms.mikey import error_message
 from kms.mikey.message import Message
 from kms.mikey.payloads import Flags, T, with_spi
@@ -243,14 +244,15 @@ def test_group_keys_are_not_for_a_participant(alice: Participant) -> None:
 def test_tickets_without_forking_are_refused_by_default(
     kms: LocalKms, alice: Participant, dropped: str
 ) -> None:
-    """E without I is a base ticket's privilege: the responder could have opened it without the KMS."""
+    """Without E the responder opens it without the KMS (mode 2): one that shares a TPK with the KMS."""
     flags = CALL_FLAGS & ~(Flags.I if dropped == "I" else Flags.I | Flags.E)
-    kind = BASE_TICKET
+    kind, shared = BASE_TICKET, [TpkRole.RESPONDER]
+    bobby = participant(kms, kms.enrol(BOBBY, tpk_roles=shared))
     ticket = alice.request_ticket([BOBBY], flags=flags, kind=kind)
     offer = alice.offer(ticket, BOBBY)
     with pytest.raises(ProtocolError, match="not accepted here"):
-        participant(kms, BOBBY).receive(offer.message)
-    carol = participant(kms, CAROL, Acceptance(required_flags=Flags(0)))
+        bobby.receive(offer.message)
+    carol = participant(kms, kms.enrol(CAROL, tpk_roles=shared), Acceptance(required_flags=Flags(0)))
     offer = alice.offer(alice.request_ticket([CAROL], flags=flags, kind=kind), CAROL)
     session = offer.complete(answered(offer.message, carol))
     assert not session.peer_authenticated

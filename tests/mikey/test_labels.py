@@ -99,6 +99,8 @@ OWN_DOMAINS: dict[Label, list[list[Any]]] = {
     labels.ticket_session_key: [NUMBERS],
     labels.ticket_session_salt: [NUMBERS],
     labels.base_ticket_tpk: [],
+    labels.shared_tpk_branch: [[2, 3, 4], RANDS, [0, 1], RANDS, [0, 1], list(PrfFunc)],
+    labels.shared_tpk: [],
     labels.fingerprint: [],
 }
 
@@ -146,6 +148,7 @@ OWN_CALLS = calls(
     | {
         labels.user_branch: [texts, u32, st.sampled_from(PrfFunc)],
         labels.ticket_branch: [texts, texts, texts],
+        labels.shared_tpk_branch: [st.sampled_from([2, 3, 4]), texts, u32, texts, u32, st.sampled_from(PrfFunc)],
         labels.ticket_session_key: [st.integers(0, 0xFFFF)],
         labels.ticket_session_salt: [st.integers(0, 0xFFFF)],
     }

@@ -24,49 +24,67 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18kms/admin/v1/admin.proto\x12\x0ckms.admin.v1\"\x9c\x02\n\x0c\x41\x64minRequest\x12\x30\n\x08\x61\x64\x64_user\x18\x01 \x01(\x0b\x32\x1c.kms.admin.v1.AddUserRequestH\x00\x12\x34\n\nlist_users\x18\x02 \x01(\x0b\x32\x1e.kms.admin.v1.ListUsersRequestH\x00\x12\x36\n\x0brevoke_user\x18\x03 \x01(\x0b\x32\x1f.kms.admin.v1.RevokeUserRequestH\x00\x12-\n\x06\x64octor\x18\x04 \x01(\x0b\x32\x1b.kms.admin.v1.DoctorRequestH\x00\x12\x32\n\tlist_keys\x18\x05 \x01(\x0b\x32\x1d.kms.admin.v1.ListKeysRequestH\x00\x42\t\n\x07request\"\xb9\x02\n\nAdminReply\x12.\n\x08\x61\x64\x64_user\x18\x01 \x01(\x0b\x32\x1a.kms.admin.v1.AddUserReplyH\x00\x12\x32\n\nlist_users\x18\x02 \x01(\x0b\x32\x1c.kms.admin.v1.ListUsersReplyH\x00\x12\x34\n\x0brevoke_user\x18\x03 \x01(\x0b\x32\x1d.kms.admin.v1.RevokeUserReplyH\x00\x12+\n\x06\x64octor\x18\x04 \x01(\x0b\x32\x19.kms.admin.v1.DoctorReplyH\x00\x12\x30\n\tlist_keys\x18\x05 \x01(\x0b\x32\x1b.kms.admin.v1.ListKeysReplyH\x00\x12)\n\x05\x65rror\x18\x0f \x01(\x0b\x32\x18.kms.admin.v1.AdminErrorH\x00\x42\x07\n\x05reply\"\x1d\n\nAdminError\x12\x0f\n\x07message\x18\x01 \x01(\t\"\x8f\x01\n\x0e\x41\x64\x64UserRequest\x12\x10\n\x08identity\x18\x01 \x01(\t\x12 \n\x04role\x18\x02 \x01(\x0e\x32\x12.kms.admin.v1.Role\x12\x10\n\x08prf_func\x18\x03 \x01(\r\x12\x10\n\x08\x61\x63ts_for\x18\x04 \x03(\t\x12\x0f\n\x07\x61liases\x18\x05 \x03(\t\x12\x14\n\x0c\x63\x65rtificates\x18\x14 \x03(\x0c\"g\n\x0c\x41\x64\x64UserReply\x12\x14\n\x0ckms_identity\x18\x01 \x01(\t\x12(\n\x04psks\x18\x02 \x03(\x0b\x32\x1a.kms.admin.v1.PreSharedKey\x12\x17\n\x0fkms_certificate\x18\x14 \x01(\x0c\"=\n\x0cPreSharedKey\x12\x10\n\x08prf_func\x18\x01 \x01(\r\x12\x0e\n\x06psk_id\x18\x02 \x01(\x0c\x12\x0b\n\x03psk\x18\x03 \x01(\x0c\"\x12\n\x10ListUsersRequest\"3\n\x0eListUsersReply\x12!\n\x05users\x18\x01 \x03(\x0b\x32\x12.kms.admin.v1.User\"\xb0\x01\n\x04User\x12\x10\n\x08identity\x18\x01 \x01(\t\x12 \n\x04role\x18\x02 \x01(\x0e\x32\x12.kms.admin.v1.Role\x12\x0f\n\x07version\x18\x03 \x01(\r\x12\x0f\n\x07revoked\x18\x04 \x01(\x08\x12\x10\n\x08\x61\x63ts_for\x18\x05 \x03(\t\x12\x0f\n\x07\x61liases\x18\x06 \x03(\t\x12\x13\n\x0b\x65nrolled_at\x18\x07 \x01(\x03\x12\x1a\n\x12\x63\x65rtificate_sha256\x18\x14 \x01(\x0c\"%\n\x11RevokeUserRequest\x12\x10\n\x08identity\x18\x01 \x01(\t\"\x11\n\x0fRevokeUserReply\"\x0f\n\rDoctorRequest\"\xbd\x01\n\x0b\x44octorReply\x12\r\n\x05token\x18\x01 \x01(\t\x12\x0f\n\x07library\x18\x02 \x01(\t\x12*\n\x05rungs\x18\x03 \x03(\x0b\x32\x1b.kms.admin.v1.OperationRung\x12\x12\n\nmechanisms\x18\x04 \x03(\t\x12%\n\x04keys\x18\x05 \x03(\x0b\x32\x17.kms.admin.v1.MasterKey\x12\'\n\x08\x66indings\x18\x06 \x03(\x0b\x32\x15.kms.admin.v1.Finding\"C\n\rOperationRung\x12\x11\n\toperation\x18\x01 \x01(\t\x12\x0c\n\x04rung\x18\x02 \x01(\t\x12\x11\n\tmechanism\x18\x03 \x01(\t\"e\n\tMasterKey\x12\r\n\x05label\x18\x01 \x01(\t\x12\x0c\n\x04kind\x18\x02 \x01(\t\x12\x13\n\x0b\x66ingerprint\x18\x03 \x01(\t\x12\x12\n\ncreated_at\x18\x04 \x01(\x03\x12\x12\n\ndestroy_at\x18\x05 \x01(\x03\"&\n\x07\x46inding\x12\r\n\x05level\x18\x01 \x01(\t\x12\x0c\n\x04text\x18\x02 \x01(\t\"\x11\n\x0fListKeysRequest\"6\n\rListKeysReply\x12%\n\x04keys\x18\x01 \x03(\x0b\x32\x17.kms.admin.v1.MasterKey*^\n\x04Role\x12\x14\n\x10ROLE_UNSPECIFIED\x10\x00\x12\x0f\n\x0bROLE_CLIENT\x10\x01\x12\x0e\n\nROLE_FOCUS\x10\x02\x12\x10\n\x0cROLE_GATEWAY\x10\x03\x12\r\n\tROLE_PEER\x10\x04\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18kms/admin/v1/admin.proto\x12\x0ckms.admin.v1\"\xc6\x03\n\x0c\x41\x64minRequest\x12\x30\n\x08\x61\x64\x64_user\x18\x01 \x01(\x0b\x32\x1c.kms.admin.v1.AddUserRequestH\x00\x12\x34\n\nlist_users\x18\x02 \x01(\x0b\x32\x1e.kms.admin.v1.ListUsersRequestH\x00\x12\x36\n\x0brevoke_user\x18\x03 \x01(\x0b\x32\x1f.kms.admin.v1.RevokeUserRequestH\x00\x12-\n\x06\x64octor\x18\x04 \x01(\x0b\x32\x1b.kms.admin.v1.DoctorRequestH\x00\x12\x32\n\tlist_keys\x18\x05 \x01(\x0b\x32\x1d.kms.admin.v1.ListKeysRequestH\x00\x12\x34\n\nadd_member\x18\n \x01(\x0b\x32\x1e.kms.admin.v1.AddMemberRequestH\x00\x12:\n\rremove_member\x18\x0b \x01(\x0b\x32!.kms.admin.v1.RemoveMemberRequestH\x00\x12\x36\n\x0blist_groups\x18\x0c \x01(\x0b\x32\x1f.kms.admin.v1.ListGroupsRequestH\x00\x42\t\n\x07request\"\xdd\x03\n\nAdminReply\x12.\n\x08\x61\x64\x64_user\x18\x01 \x01(\x0b\x32\x1a.kms.admin.v1.AddUserReplyH\x00\x12\x32\n\nlist_users\x18\x02 \x01(\x0b\x32\x1c.kms.admin.v1.ListUsersReplyH\x00\x12\x34\n\x0brevoke_user\x18\x03 \x01(\x0b\x32\x1d.kms.admin.v1.RevokeUserReplyH\x00\x12+\n\x06\x64octor\x18\x04 \x01(\x0b\x32\x19.kms.admin.v1.DoctorReplyH\x00\x12\x30\n\tlist_keys\x18\x05 \x01(\x0b\x32\x1b.kms.admin.v1.ListKeysReplyH\x00\x12\x32\n\nadd_member\x18\n \x01(\x0b\x32\x1c.kms.admin.v1.AddMemberReplyH\x00\x12\x38\n\rremove_member\x18\x0b \x01(\x0b\x32\x1f.kms.admin.v1.RemoveMemberReplyH\x00\x12\x34\n\x0blist_groups\x18\x0c \x01(\x0b\x32\x1d.kms.admin.v1.ListGroupsReplyH\x00\x12)\n\x05\x65rror\x18\x0f \x01(\x0b\x32\x18.kms.admin.v1.AdminErrorH\x00\x42\x07\n\x05reply\"\x1d\n\nAdminError\x12\x0f\n\x07message\x18\x01 \x01(\t\"\xd1\x01\n\x0e\x41\x64\x64UserRequest\x12\x10\n\x08identity\x18\x01 \x01(\t\x12 \n\x04role\x18\x02 \x01(\x0e\x32\x12.kms.admin.v1.Role\x12\x10\n\x08prf_func\x18\x03 \x01(\r\x12\x10\n\x08\x61\x63ts_for\x18\x04 \x03(\t\x12\x0f\n\x07\x61liases\x18\x05 \x03(\t\x12(\n\tshare_tpk\x18\n \x03(\x0e\x32\x15.kms.admin.v1.TpkRole\x12\x16\n\x0eshare_tpk_with\x18\x0b \x03(\t\x12\x14\n\x0c\x63\x65rtificates\x18\x14 \x03(\x0c\"\x8e\x01\n\x0c\x41\x64\x64UserReply\x12\x14\n\x0ckms_identity\x18\x01 \x01(\t\x12(\n\x04psks\x18\x02 \x03(\x0b\x32\x1a.kms.admin.v1.PreSharedKey\x12%\n\x04tpks\x18\n \x03(\x0b\x32\x17.kms.admin.v1.SharedTpk\x12\x17\n\x0fkms_certificate\x18\x14 \x01(\x0c\"m\n\tSharedTpk\x12\x10\n\x08prf_func\x18\x01 \x01(\r\x12#\n\x04role\x18\x02 \x01(\x0e\x32\x15.kms.admin.v1.TpkRole\x12\x0c\n\x04peer\x18\x03 \x01(\t\x12\x0e\n\x06tpk_id\x18\x04 \x01(\x0c\x12\x0b\n\x03tpk\x18\x05 \x01(\x0c\"=\n\x0cPreSharedKey\x12\x10\n\x08prf_func\x18\x01 \x01(\r\x12\x0e\n\x06psk_id\x18\x02 \x01(\x0c\x12\x0b\n\x03psk\x18\x03 \x01(\x0c\"\x12\n\x10ListUsersRequest\"3\n\x0eListUsersReply\x12!\n\x05users\x18\x01 \x03(\x0b\x32\x12.kms.admin.v1.User\"\xda\x01\n\x04User\x12\x10\n\x08identity\x18\x01 \x01(\t\x12 \n\x04role\x18\x02 \x01(\x0e\x32\x12.kms.admin.v1.Role\x12\x0f\n\x07version\x18\x03 \x01(\r\x12\x0f\n\x07revoked\x18\x04 \x01(\x08\x12\x10\n\x08\x61\x63ts_for\x18\x05 \x03(\t\x12\x0f\n\x07\x61liases\x18\x06 \x03(\t\x12\x13\n\x0b\x65nrolled_at\x18\x07 \x01(\x03\x12(\n\ttpk_roles\x18\n \x03(\x0e\x32\x15.kms.admin.v1.TpkRole\x12\x1a\n\x12\x63\x65rtificate_sha256\x18\x14 \x01(\x0c\"%\n\x11RevokeUserRequest\x12\x10\n\x08identity\x18\x01 \x01(\t\"\x11\n\x0fRevokeUserReply\"3\n\x10\x41\x64\x64MemberRequest\x12\r\n\x05group\x18\x01 \x01(\t\x12\x10\n\x08identity\x18\x02 \x01(\t\"\"\n\x0e\x41\x64\x64MemberReply\x12\x10\n\x08\x65nrolled\x18\x01 \x01(\x08\"6\n\x13RemoveMemberRequest\x12\r\n\x05group\x18\x01 \x01(\t\x12\x10\n\x08identity\x18\x02 \x01(\t\"\x13\n\x11RemoveMemberReply\"\x13\n\x11ListGroupsRequest\"6\n\x0fListGroupsReply\x12#\n\x06groups\x18\x01 \x03(\x0b\x32\x13.kms.admin.v1.Group\"&\n\x05Group\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07members\x18\x02 \x03(\t\"\x0f\n\rDoctorRequest\"\xbd\x01\n\x0b\x44octorReply\x12\r\n\x05token\x18\x01 \x01(\t\x12\x0f\n\x07library\x18\x02 \x01(\t\x12*\n\x05rungs\x18\x03 \x03(\x0b\x32\x1b.kms.admin.v1.OperationRung\x12\x12\n\nmechanisms\x18\x04 \x03(\t\x12%\n\x04keys\x18\x05 \x03(\x0b\x32\x17.kms.admin.v1.MasterKey\x12\'\n\x08\x66indings\x18\x06 \x03(\x0b\x32\x15.kms.admin.v1.Finding\"C\n\rOperationRung\x12\x11\n\toperation\x18\x01 \x01(\t\x12\x0c\n\x04rung\x18\x02 \x01(\t\x12\x11\n\tmechanism\x18\x03 \x01(\t\"e\n\tMasterKey\x12\r\n\x05label\x18\x01 \x01(\t\x12\x0c\n\x04kind\x18\x02 \x01(\t\x12\x13\n\x0b\x66ingerprint\x18\x03 \x01(\t\x12\x12\n\ncreated_at\x18\x04 \x01(\x03\x12\x12\n\ndestroy_at\x18\x05 \x01(\x03\"&\n\x07\x46inding\x12\r\n\x05level\x18\x01 \x01(\t\x12\x0c\n\x04text\x18\x02 \x01(\t\"\x11\n\x0fListKeysRequest\"6\n\rListKeysReply\x12%\n\x04keys\x18\x01 \x03(\x0b\x32\x17.kms.admin.v1.MasterKey*^\n\x04Role\x12\x14\n\x10ROLE_UNSPECIFIED\x10\x00\x12\x0f\n\x0bROLE_CLIENT\x10\x01\x12\x0e\n\nROLE_FOCUS\x10\x02\x12\x10\n\x0cROLE_GATEWAY\x10\x03\x12\r\n\tROLE_PEER\x10\x04*S\n\x07TpkRole\x12\x18\n\x14TPK_ROLE_UNSPECIFIED\x10\x00\x12\x16\n\x12TPK_ROLE_RESPONDER\x10\x01\x12\x16\n\x12TPK_ROLE_INITIATOR\x10\x02\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'kms.admin.v1.admin_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_ROLE']._serialized_start=1796
-  _globals['_ROLE']._serialized_end=1890
+  _globals['_ROLE']._serialized_start=2672
+  _globals['_ROLE']._serialized_end=2766
+  _globals['_TPKROLE']._serialized_start=2768
+  _globals['_TPKROLE']._serialized_end=2851
   _globals['_ADMINREQUEST']._serialized_start=43
-  _globals['_ADMINREQUEST']._serialized_end=327
-  _globals['_ADMINREPLY']._serialized_start=330
-  _globals['_ADMINREPLY']._serialized_end=643
-  _globals['_ADMINERROR']._serialized_start=645
-  _globals['_ADMINERROR']._serialized_end=674
-  _globals['_ADDUSERREQUEST']._serialized_start=677
-  _globals['_ADDUSERREQUEST']._serialized_end=820
-  _globals['_ADDUSERREPLY']._serialized_start=822
-  _globals['_ADDUSERREPLY']._serialized_end=925
-  _globals['_PRESHAREDKEY']._serialized_start=927
-  _globals['_PRESHAREDKEY']._serialized_end=988
-  _globals['_LISTUSERSREQUEST']._serialized_start=990
-  _globals['_LISTUSERSREQUEST']._serialized_end=1008
-  _globals['_LISTUSERSREPLY']._serialized_start=1010
-  _globals['_LISTUSERSREPLY']._serialized_end=1061
-  _globals['_USER']._serialized_start=1064
-  _globals['_USER']._serialized_end=1240
-  _globals['_REVOKEUSERREQUEST']._serialized_start=1242
-  _globals['_REVOKEUSERREQUEST']._serialized_end=1279
-  _globals['_REVOKEUSERREPLY']._serialized_start=1281
-  _globals['_REVOKEUSERREPLY']._serialized_end=1298
-  _globals['_DOCTORREQUEST']._serialized_start=1300
-  _globals['_DOCTORREQUEST']._serialized_end=1315
-  _globals['_DOCTORREPLY']._serialized_start=1318
-  _globals['_DOCTORREPLY']._serialized_end=1507
-  _globals['_OPERATIONRUNG']._serialized_start=1509
-  _globals['_OPERATIONRUNG']._serialized_end=1576
-  _globals['_MASTERKEY']._serialized_start=1578
-  _globals['_MASTERKEY']._serialized_end=1679
-  _globals['_FINDING']._serialized_start=1681
-  _globals['_FINDING']._serialized_end=1719
-  _globals['_LISTKEYSREQUEST']._serialized_start=1721
-  _globals['_LISTKEYSREQUEST']._serialized_end=1738
-  _globals['_LISTKEYSREPLY']._serialized_start=1740
-  _globals['_LISTKEYSREPLY']._serialized_end=1794
+  _globals['_ADMINREQUEST']._serialized_end=497
+  _globals['_ADMINREPLY']._serialized_start=500
+  _globals['_ADMINREPLY']._serialized_end=977
+  _globals['_ADMINERROR']._serialized_start=979
+  _globals['_ADMINERROR']._serialized_end=1008
+  _globals['_ADDUSERREQUEST']._serialized_start=1011
+  _globals['_ADDUSERREQUEST']._serialized_end=1220
+  _globals['_ADDUSERREPLY']._serialized_start=1223
+  _globals['_ADDUSERREPLY']._serialized_end=1365
+  _globals['_SHAREDTPK']._serialized_start=1367
+  _globals['_SHAREDTPK']._serialized_end=1476
+  _globals['_PRESHAREDKEY']._serialized_start=1478
+  _globals['_PRESHAREDKEY']._serialized_end=1539
+  _globals['_LISTUSERSREQUEST']._serialized_start=1541
+  _globals['_LISTUSERSREQUEST']._serialized_end=1559
+  _globals['_LISTUSERSREPLY']._serialized_start=1561
+  _globals['_LISTUSERSREPLY']._serialized_end=1612
+  _globals['_USER']._serialized_start=1615
+  _globals['_USER']._serialized_end=1833
+  _globals['_REVOKEUSERREQUEST']._serialized_start=1835
+  _globals['_REVOKEUSERREQUEST']._serialized_end=1872
+  _globals['_REVOKEUSERREPLY']._serialized_start=1874
+  _globals['_REVOKEUSERREPLY']._serialized_end=1891
+  _globals['_ADDMEMBERREQUEST']._serialized_start=1893
+  _globals['_ADDMEMBERREQUEST']._serialized_end=1944
+  _globals['_ADDMEMBERREPLY']._serialized_start=1946
+  _globals['_ADDMEMBERREPLY']._serialized_end=1980
+  _globals['_REMOVEMEMBERREQUEST']._serialized_start=1982
+  _globals['_REMOVEMEMBERREQUEST']._serialized_end=2036
+  _globals['_REMOVEMEMBERREPLY']._serialized_start=2038
+  _globals['_REMOVEMEMBERREPLY']._serialized_end=2057
+  _globals['_LISTGROUPSREQUEST']._serialized_start=2059
+  _globals['_LISTGROUPSREQUEST']._serialized_end=2078
+  _globals['_LISTGROUPSREPLY']._serialized_start=2080
+  _globals['_LISTGROUPSREPLY']._serialized_end=2134
+  _globals['_GROUP']._serialized_start=2136
+  _globals['_GROUP']._serialized_end=2174
+  _globals['_DOCTORREQUEST']._serialized_start=2176
+  _globals['_DOCTORREQUEST']._serialized_end=2191
+  _globals['_DOCTORREPLY']._serialized_start=2194
+  _globals['_DOCTORREPLY']._serialized_end=2383
+  _globals['_OPERATIONRUNG']._serialized_start=2385
+  _globals['_OPERATIONRUNG']._serialized_end=2452
+  _globals['_MASTERKEY']._serialized_start=2454
+  _globals['_MASTERKEY']._serialized_end=2555
+  _globals['_FINDING']._serialized_start=2557
+  _globals['_FINDING']._serialized_end=2595
+  _globals['_LISTKEYSREQUEST']._serialized_start=2597
+  _globals['_LISTKEYSREQUEST']._serialized_end=2614
+  _globals['_LISTKEYSREPLY']._serialized_start=2616
+  _globals['_LISTKEYSREPLY']._serialized_end=2670
 # @@protoc_insertion_point(module_scope)

@@ -47,6 +47,23 @@ ROLE_PEER: Role.ValueType  # 4
 """Another KMS, which has our tickets resolved for its subscribers (RFC 6043 10)."""
 Global___Role: _TypeAlias = Role  # noqa: Y015
 
+class _TpkRole:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _TpkRoleEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_TpkRole.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    TPK_ROLE_UNSPECIFIED: _TpkRole.ValueType  # 0
+    TPK_ROLE_RESPONDER: _TpkRole.ValueType  # 1
+    TPK_ROLE_INITIATOR: _TpkRole.ValueType  # 2
+
+class TpkRole(_TpkRole, metaclass=_TpkRoleEnumTypeWrapper): ...
+
+TPK_ROLE_UNSPECIFIED: TpkRole.ValueType  # 0
+TPK_ROLE_RESPONDER: TpkRole.ValueType  # 1
+TPK_ROLE_INITIATOR: TpkRole.ValueType  # 2
+Global___TpkRole: _TypeAlias = TpkRole  # noqa: Y015
+
 @_typing.final
 class AdminRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
@@ -56,6 +73,9 @@ class AdminRequest(_message.Message):
     REVOKE_USER_FIELD_NUMBER: _builtins.int
     DOCTOR_FIELD_NUMBER: _builtins.int
     LIST_KEYS_FIELD_NUMBER: _builtins.int
+    ADD_MEMBER_FIELD_NUMBER: _builtins.int
+    REMOVE_MEMBER_FIELD_NUMBER: _builtins.int
+    LIST_GROUPS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def add_user(self) -> Global___AddUserRequest: ...
     @_builtins.property
@@ -66,6 +86,12 @@ class AdminRequest(_message.Message):
     def doctor(self) -> Global___DoctorRequest: ...
     @_builtins.property
     def list_keys(self) -> Global___ListKeysRequest: ...
+    @_builtins.property
+    def add_member(self) -> Global___AddMemberRequest: ...
+    @_builtins.property
+    def remove_member(self) -> Global___RemoveMemberRequest: ...
+    @_builtins.property
+    def list_groups(self) -> Global___ListGroupsRequest: ...
     def __init__(
         self,
         *,
@@ -74,12 +100,15 @@ class AdminRequest(_message.Message):
         revoke_user: Global___RevokeUserRequest | None = ...,
         doctor: Global___DoctorRequest | None = ...,
         list_keys: Global___ListKeysRequest | None = ...,
+        add_member: Global___AddMemberRequest | None = ...,
+        remove_member: Global___RemoveMemberRequest | None = ...,
+        list_groups: Global___ListGroupsRequest | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["add_user", b"add_user", "doctor", b"doctor", "list_keys", b"list_keys", "list_users", b"list_users", "request", b"request", "revoke_user", b"revoke_user"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["add_member", b"add_member", "add_user", b"add_user", "doctor", b"doctor", "list_groups", b"list_groups", "list_keys", b"list_keys", "list_users", b"list_users", "remove_member", b"remove_member", "request", b"request", "revoke_user", b"revoke_user"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["add_user", b"add_user", "doctor", b"doctor", "list_keys", b"list_keys", "list_users", b"list_users", "request", b"request", "revoke_user", b"revoke_user"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["add_member", b"add_member", "add_user", b"add_user", "doctor", b"doctor", "list_groups", b"list_groups", "list_keys", b"list_keys", "list_users", b"list_users", "remove_member", b"remove_member", "request", b"request", "revoke_user", b"revoke_user"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_request: _TypeAlias = _typing.Literal["add_user", "list_users", "revoke_user", "doctor", "list_keys"]  # noqa: Y015
+    _WhichOneofReturnType_request: _TypeAlias = _typing.Literal["add_user", "list_users", "revoke_user", "doctor", "list_keys", "add_member", "remove_member", "list_groups"]  # noqa: Y015
     _WhichOneofArgType_request: _TypeAlias = _typing.Literal["request", b"request"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_request) -> _WhichOneofReturnType_request | None: ...
 
@@ -94,6 +123,9 @@ class AdminReply(_message.Message):
     REVOKE_USER_FIELD_NUMBER: _builtins.int
     DOCTOR_FIELD_NUMBER: _builtins.int
     LIST_KEYS_FIELD_NUMBER: _builtins.int
+    ADD_MEMBER_FIELD_NUMBER: _builtins.int
+    REMOVE_MEMBER_FIELD_NUMBER: _builtins.int
+    LIST_GROUPS_FIELD_NUMBER: _builtins.int
     ERROR_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def add_user(self) -> Global___AddUserReply: ...
@@ -106,6 +138,12 @@ class AdminReply(_message.Message):
     @_builtins.property
     def list_keys(self) -> Global___ListKeysReply: ...
     @_builtins.property
+    def add_member(self) -> Global___AddMemberReply: ...
+    @_builtins.property
+    def remove_member(self) -> Global___RemoveMemberReply: ...
+    @_builtins.property
+    def list_groups(self) -> Global___ListGroupsReply: ...
+    @_builtins.property
     def error(self) -> Global___AdminError: ...
     def __init__(
         self,
@@ -115,13 +153,16 @@ class AdminReply(_message.Message):
         revoke_user: Global___RevokeUserReply | None = ...,
         doctor: Global___DoctorReply | None = ...,
         list_keys: Global___ListKeysReply | None = ...,
+        add_member: Global___AddMemberReply | None = ...,
+        remove_member: Global___RemoveMemberReply | None = ...,
+        list_groups: Global___ListGroupsReply | None = ...,
         error: Global___AdminError | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["add_user", b"add_user", "doctor", b"doctor", "error", b"error", "list_keys", b"list_keys", "list_users", b"list_users", "reply", b"reply", "revoke_user", b"revoke_user"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["add_member", b"add_member", "add_user", b"add_user", "doctor", b"doctor", "error", b"error", "list_groups", b"list_groups", "list_keys", b"list_keys", "list_users", b"list_users", "remove_member", b"remove_member", "reply", b"reply", "revoke_user", b"revoke_user"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["add_user", b"add_user", "doctor", b"doctor", "error", b"error", "list_keys", b"list_keys", "list_users", b"list_users", "reply", b"reply", "revoke_user", b"revoke_user"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["add_member", b"add_member", "add_user", b"add_user", "doctor", b"doctor", "error", b"error", "list_groups", b"list_groups", "list_keys", b"list_keys", "list_users", b"list_users", "remove_member", b"remove_member", "reply", b"reply", "revoke_user", b"revoke_user"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_reply: _TypeAlias = _typing.Literal["add_user", "list_users", "revoke_user", "doctor", "list_keys", "error"]  # noqa: Y015
+    _WhichOneofReturnType_reply: _TypeAlias = _typing.Literal["add_user", "list_users", "revoke_user", "doctor", "list_keys", "add_member", "remove_member", "list_groups", "error"]  # noqa: Y015
     _WhichOneofArgType_reply: _TypeAlias = _typing.Literal["reply", b"reply"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_reply) -> _WhichOneofReturnType_reply | None: ...
 
@@ -156,6 +197,8 @@ class AddUserRequest(_message.Message):
     PRF_FUNC_FIELD_NUMBER: _builtins.int
     ACTS_FOR_FIELD_NUMBER: _builtins.int
     ALIASES_FIELD_NUMBER: _builtins.int
+    SHARE_TPK_FIELD_NUMBER: _builtins.int
+    SHARE_TPK_WITH_FIELD_NUMBER: _builtins.int
     CERTIFICATES_FIELD_NUMBER: _builtins.int
     identity: _builtins.str
     """A URI such as sip:alice@example.com."""
@@ -173,6 +216,14 @@ class AddUserRequest(_message.Message):
         """Other identities the user may speak as (IDRi or IDRr)."""
 
     @_builtins.property
+    def share_tpk(self) -> _containers.RepeatedScalarFieldContainer[Global___TpkRole.ValueType]:
+        """TPKs to share with the user (RFC 6043 4.1.1): for opening tickets (mode 2), for making them (mode 3)."""
+
+    @_builtins.property
+    def share_tpk_with(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Users to share TPKs with, without the KMS (mode 4)."""
+
+    @_builtins.property
     def certificates(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
         """A user that signs: its certificate (DER), followed by those that certify it. It has no PSK, and both suites."""
 
@@ -184,11 +235,13 @@ class AddUserRequest(_message.Message):
         prf_func: _builtins.int = ...,
         acts_for: _abc.Iterable[_builtins.str] | None = ...,
         aliases: _abc.Iterable[_builtins.str] | None = ...,
+        share_tpk: _abc.Iterable[Global___TpkRole.ValueType] | None = ...,
+        share_tpk_with: _abc.Iterable[_builtins.str] | None = ...,
         certificates: _abc.Iterable[_builtins.bytes] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["acts_for", b"acts_for", "aliases", b"aliases", "certificates", b"certificates", "identity", b"identity", "prf_func", b"prf_func", "role", b"role"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["acts_for", b"acts_for", "aliases", b"aliases", "certificates", b"certificates", "identity", b"identity", "prf_func", b"prf_func", "role", b"role", "share_tpk", b"share_tpk", "share_tpk_with", b"share_tpk_with"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -202,6 +255,7 @@ class AddUserReply(_message.Message):
 
     KMS_IDENTITY_FIELD_NUMBER: _builtins.int
     PSKS_FIELD_NUMBER: _builtins.int
+    TPKS_FIELD_NUMBER: _builtins.int
     KMS_CERTIFICATE_FIELD_NUMBER: _builtins.int
     kms_identity: _builtins.str
     kms_certificate: _builtins.bytes
@@ -210,20 +264,58 @@ class AddUserReply(_message.Message):
     def psks(self) -> _containers.RepeatedCompositeFieldContainer[Global___PreSharedKey]:
         """One for each suite; empty for a gateway."""
 
+    @_builtins.property
+    def tpks(self) -> _containers.RepeatedCompositeFieldContainer[Global___SharedTpk]: ...
     def __init__(
         self,
         *,
         kms_identity: _builtins.str = ...,
         psks: _abc.Iterable[Global___PreSharedKey] | None = ...,
+        tpks: _abc.Iterable[Global___SharedTpk] | None = ...,
         kms_certificate: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["kms_certificate", b"kms_certificate", "kms_identity", b"kms_identity", "psks", b"psks"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["kms_certificate", b"kms_certificate", "kms_identity", b"kms_identity", "psks", b"psks", "tpks", b"tpks"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___AddUserReply: _TypeAlias = AddUserReply  # noqa: Y015
+
+@_typing.final
+class SharedTpk(_message.Message):
+    """A ticket protection key that leaves the KMS."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PRF_FUNC_FIELD_NUMBER: _builtins.int
+    ROLE_FIELD_NUMBER: _builtins.int
+    PEER_FIELD_NUMBER: _builtins.int
+    TPK_ID_FIELD_NUMBER: _builtins.int
+    TPK_FIELD_NUMBER: _builtins.int
+    prf_func: _builtins.int
+    role: Global___TpkRole.ValueType
+    """What its owner is in the exchanges it is for."""
+    peer: _builtins.str
+    """The other party, of mode 4; empty for a TPK that the KMS uses too."""
+    tpk_id: _builtins.bytes
+    tpk: _builtins.bytes
+    def __init__(
+        self,
+        *,
+        prf_func: _builtins.int = ...,
+        role: Global___TpkRole.ValueType = ...,
+        peer: _builtins.str = ...,
+        tpk_id: _builtins.bytes = ...,
+        tpk: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["peer", b"peer", "prf_func", b"prf_func", "role", b"role", "tpk", b"tpk", "tpk_id", b"tpk_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SharedTpk: _TypeAlias = SharedTpk  # noqa: Y015
 
 @_typing.final
 class PreSharedKey(_message.Message):
@@ -296,6 +388,7 @@ class User(_message.Message):
     ACTS_FOR_FIELD_NUMBER: _builtins.int
     ALIASES_FIELD_NUMBER: _builtins.int
     ENROLLED_AT_FIELD_NUMBER: _builtins.int
+    TPK_ROLES_FIELD_NUMBER: _builtins.int
     CERTIFICATE_SHA256_FIELD_NUMBER: _builtins.int
     identity: _builtins.str
     role: Global___Role.ValueType
@@ -309,6 +402,10 @@ class User(_message.Message):
     def acts_for(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     @_builtins.property
     def aliases(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    @_builtins.property
+    def tpk_roles(self) -> _containers.RepeatedScalarFieldContainer[Global___TpkRole.ValueType]:
+        """The TPKs that are shared with the user."""
+
     def __init__(
         self,
         *,
@@ -319,11 +416,12 @@ class User(_message.Message):
         acts_for: _abc.Iterable[_builtins.str] | None = ...,
         aliases: _abc.Iterable[_builtins.str] | None = ...,
         enrolled_at: _builtins.int = ...,
+        tpk_roles: _abc.Iterable[Global___TpkRole.ValueType] | None = ...,
         certificate_sha256: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["acts_for", b"acts_for", "aliases", b"aliases", "certificate_sha256", b"certificate_sha256", "enrolled_at", b"enrolled_at", "identity", b"identity", "revoked", b"revoked", "role", b"role", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["acts_for", b"acts_for", "aliases", b"aliases", "certificate_sha256", b"certificate_sha256", "enrolled_at", b"enrolled_at", "identity", b"identity", "revoked", b"revoked", "role", b"role", "tpk_roles", b"tpk_roles", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -362,6 +460,145 @@ class RevokeUserReply(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RevokeUserReply: _TypeAlias = RevokeUserReply  # noqa: Y015
+
+@_typing.final
+class AddMemberRequest(_message.Message):
+    """A group is a name that an IDRr of a ticket may have; each member may have such tickets resolved (RFC 6043 12.5)."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    GROUP_FIELD_NUMBER: _builtins.int
+    IDENTITY_FIELD_NUMBER: _builtins.int
+    group: _builtins.str
+    identity: _builtins.str
+    def __init__(
+        self,
+        *,
+        group: _builtins.str = ...,
+        identity: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["group", b"group", "identity", b"identity"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AddMemberRequest: _TypeAlias = AddMemberRequest  # noqa: Y015
+
+@_typing.final
+class AddMemberReply(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ENROLLED_FIELD_NUMBER: _builtins.int
+    enrolled: _builtins.bool
+    """Whether the new member is enrolled here; else it must be a subscriber of a peer."""
+    def __init__(
+        self,
+        *,
+        enrolled: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["enrolled", b"enrolled"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AddMemberReply: _TypeAlias = AddMemberReply  # noqa: Y015
+
+@_typing.final
+class RemoveMemberRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    GROUP_FIELD_NUMBER: _builtins.int
+    IDENTITY_FIELD_NUMBER: _builtins.int
+    group: _builtins.str
+    identity: _builtins.str
+    def __init__(
+        self,
+        *,
+        group: _builtins.str = ...,
+        identity: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["group", b"group", "identity", b"identity"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RemoveMemberRequest: _TypeAlias = RemoveMemberRequest  # noqa: Y015
+
+@_typing.final
+class RemoveMemberReply(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RemoveMemberReply: _TypeAlias = RemoveMemberReply  # noqa: Y015
+
+@_typing.final
+class ListGroupsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListGroupsRequest: _TypeAlias = ListGroupsRequest  # noqa: Y015
+
+@_typing.final
+class ListGroupsReply(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    GROUPS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def groups(self) -> _containers.RepeatedCompositeFieldContainer[Global___Group]: ...
+    def __init__(
+        self,
+        *,
+        groups: _abc.Iterable[Global___Group] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["groups", b"groups"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListGroupsReply: _TypeAlias = ListGroupsReply  # noqa: Y015
+
+@_typing.final
+class Group(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    MEMBERS_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    @_builtins.property
+    def members(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        members: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["members", b"members", "name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Group: _TypeAlias = Group  # noqa: Y015
 
 @_typing.final
 class DoctorRequest(_message.Message):

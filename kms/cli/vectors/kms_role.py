@@ -13,10 +13,11 @@ from kms.crypto.interface import Key, KeyOperations, Use
 from kms.crypto.software import SoftwareKeys
 from kms.engine.certificates import CertificateRefused, Signer
 from kms.engine.context import Context, PublicKey
-from kms.engine.directory import Directory, Role
+from kms.engine.directory import Directory, Role, TpkRole, User
 from kms.engine.engine import Engine
 from kms.engine.granting import Limits
 from kms.engine.psk import Subscriber
+from kms.engine.shared_tpks import SharedTpk
 from kms.engine.v1.link_pb2 import (
     CALLED_SERVICE_CLIENT,
     CALLED_SERVICE_FOCUS,
@@ -91,6 +92,14 @@ class VectorKeys:
         epoch = self.epoch(psk_id)
         return None if epoch is None else self._base_of(epoch)
 
+    def shared_tpk(self, psk_id: bytes | None, prf: PrfFunc) -> SharedTpk | None:
+        """See SharedTpks. A vector has one TPK, whoever shares it."""
+        return None
+
+    def responder_tpk(self, responder: User, prf: PrfFunc) -> tuple[bytes, Key]:
+        """See SharedTpks."""
+        return self.current_base(0, prf)
+
     def forget(self) -> None:
         """See TicketKeys: these keys are never gone."""
 
@@ -124,8 +133,9 @@ class VectorKms:
         ops: KeyOperations | None = None,
         groups: Mapping[bytes, frozenset[bytes]] = MappingProxyType({}),
         sources: ScriptedSources | None = None,
+        max_lifetime: int = 100 * _YEAR,
     ) -> None:
-        """`folder` is for the directory. `groups` adds to the groups of the setting."""
+        """`folder` is for the directory. `groups` adds to the groups of the setting, `max_lifetime` is in seconds."""
         self.sources = sources or ScriptedSources(setting.clock)
         self._setting = setting
         self._ops = ops or SoftwareKeys()
@@ -133,7 +143,8 @@ class VectorKms:
         self.directory = Directory(folder / "directory.db")
         for identity in setting.subscribers:
             role = Role.CLIENT if identity in setting.clients else Role.FOCUS
-            self.directory.enrol(identity, role, certificate=setting.certificates.get(identity))
+            certificate = setting.certificates.get(identity)
+            self.directory.enrol(identity, role, certificate=certificate, tpk_roles=[TpkRole.RESPONDER])
         for group, members in (*setting.groups.items(), *groups.items()):
             for name in members:
                 self.directory.add_member(group, name)
@@ -144,10 +155,11 @@ class VectorKms:
             keys,
             self.directory,
             self.sources,
-            Limits(100 * _YEAR),
+            Limits(max_lifetime),
             CLOCK_SKEW,
             base_mpk_length=setting.mpk_length,
             counter_timestamps=True,
+            shared_tpks=keys,
             public_key=self._public_key(),
         )
         self._replays = MemoryReplayCache(CLOCK_SKEW)

@@ -152,6 +152,15 @@ OWN_LABELS: dict[str, Callable[[Json], bytes]] = {
     "MPKr": lambda _: labels.ticket_mpkr(),
     "session key": lambda e: labels.ticket_session_key(number(e, "index")),
     "session salt": lambda e: labels.ticket_session_salt(number(e, "index")),
+    "shared TPK": lambda e: labels.shared_tpk_branch(
+        number(e, "mode"),
+        octets(e, "owner"),
+        number(e, "version"),
+        octets(e, "peer"),
+        number(e, "peer_version"),
+        PrfFunc(number(e, "prf")),
+    ),
+    "TPK": lambda _: labels.shared_tpk(),
     "base ticket TPK": lambda _: labels.base_ticket_tpk(),
     "fingerprint": lambda _: labels.fingerprint(),
 }

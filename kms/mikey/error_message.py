@@ -2,10 +2,11 @@
 
 from collections.abc import Iterable
 
-from kms.mikey.errors import EncodeError
+from kms.mikey.errors import DecodeError, EncodeError
 from kms.mikey.message import Message, unsigned_v
 from kms.mikey.payloads import Err, Hdr, Payload, Sp, T
 from kms.mikey.registry import DataType, ErrorNo, MacAlg
+from kms.mikey.wire import Reader
 
 
 def build(
@@ -32,3 +33,15 @@ def build(
     if auth_alg is not None:
         payloads.append(unsigned_v(auth_alg))
     return Message.build(hdr, payloads)
+
+
+def failed_hdr(raw: bytes) -> Hdr | None:
+    """HDR of a received message that is refused, for `build`, even if the rest cannot be decoded.
+
+    None if HDR itself cannot be, and for an Error message: then there is no answer (5.4).
+    """
+    try:
+        _, hdr = Hdr.read(Reader(raw, "HDR"))
+    except DecodeError:
+        return None
+    return None if hdr.data_type == DataType.ERROR else hdr

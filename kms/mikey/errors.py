@@ -4,7 +4,12 @@ Every error carries the RFC's Error no (RFC 3830 6.12, RFC 6043 6.9), so that a 
 message, and a text that names the payload, the field and the reason. No text holds key material.
 """
 
+from typing import TYPE_CHECKING
+
 from kms.mikey.registry import ErrorNo
+
+if TYPE_CHECKING:
+    from kms.mikey.payloads import Sp
 
 
 class MikeyError(Exception):
@@ -47,15 +52,19 @@ class AuthenticationError(ProtocolError):
 class ReceivedError(MikeyError):
     """The other party answered with an Error message. `numbers` are its Error nos, in order.
 
-    An Error message is often unauthenticated (5.4): it may say why, and proves nothing.
+    `policies` are the security policies that it supports, if it says so. An Error message is often unauthenticated
+    (5.4): it may say why, and proves nothing.
     """
 
-    def __init__(self, numbers: tuple[int, ...], authenticated: bool) -> None:
+    def __init__(
+        self, numbers: tuple[int, ...], authenticated: bool, policies: "tuple[Sp, ...]" = ()
+    ) -> None:
         names = ", ".join(_name(n) for n in numbers)
         kind = "authenticated" if authenticated else "unauthenticated"
         super().__init__(f"the other party sent an {kind} Error message: {names}")
         self.numbers = numbers
         self.authenticated = authenticated
+        self.policies = policies
 
 
 def _name(number: int) -> str:

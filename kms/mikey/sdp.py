@@ -88,7 +88,9 @@ class Description:
                 if not _is_protocol(protocol):
                     raise DecodeError("SDP", len(_ATTRIBUTE), f"{protocol!r} is no key management protocol")
                 if protocol == MIKEY and any(_split(other)[0] == MIKEY for other in levels[-1]):
-                    raise DecodeError("SDP", 0, "two a=key-mgmt:mikey lines at one level where one is expected")
+                    raise DecodeError(
+                        "SDP", 0, "two a=key-mgmt:mikey lines at one level where one is expected"
+                    )
                 levels[-1].append(line)
         session, *media = map(tuple, levels)
         return cls(session, tuple(media))
@@ -110,7 +112,9 @@ class Description:
         """
         found: dict[Level, bytes] = {}
         if not self.media or not all(self.media):
-            found.update((None, parse_key_mgmt_line(line)) for line in self.session if _split(line)[0] == MIKEY)
+            found.update(
+                (None, parse_key_mgmt_line(line)) for line in self.session if _split(line)[0] == MIKEY
+            )
         for position, lines in enumerate(self.media):
             found.update((position, parse_key_mgmt_line(line)) for line in lines if _split(line)[0] == MIKEY)
         return found

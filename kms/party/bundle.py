@@ -81,6 +81,20 @@ class Bundle:
         first = self.keys[0].spi if self.keys else b""
         return replace(session, policies=tuple(numbers), session_data=data, spi=session.spi or spi or first)
 
+    def profiled(
+        self, sessions: dict[int, GenericIdSession], acceptance: Acceptance, taken: Iterable[int] = ()
+    ) -> tuple[dict[int, GenericIdSession], "Bundle", list[Sp]]:
+        """Crypto sessions without a policy (#P = 0) get the preferred acceptable one, as a response must bring (6.1.1).
+
+        Also gives this bundle with that policy and the SP payload to send. `taken` are policy numbers used otherwise.
+        """
+        if all(session.policies for session in sessions.values()):
+            return sessions, self, []
+        number = next(n for n in range(256) if n not in self.policies and n not in tuple(taken))
+        preferred = acceptance.srtp[0]
+        filled = {i: s if s.policies else replace(s, policies=(number,)) for i, s in sessions.items()}
+        return filled, replace(self, policies={**self.policies, number: preferred}), [preferred.sp(number)]
+
     def check_complete(self, acceptance: Acceptance) -> None:
         """Raise ProtocolError unless each crypto session has one acceptable policy, Session Data and a known key.
 

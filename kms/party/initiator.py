@@ -63,6 +63,7 @@ class OutgoingTransfer:
         """
         policy = granted.policy
         rules.check_valid_at(policy, party.sources.now())
+        granted.check_unused()
         if not policy.flags & Flags.N:
             raise ProtocolError(
                 "the ticket needs processing beyond RFC 6043 (N flag)", ErrorNo.INVALID_TICKET
@@ -224,4 +225,6 @@ class OutgoingTransfer:
             response.rand(RandRole.KMS) if response else b"",
         )
         used = [sent.get(T), *([response.get(T)] if response else [])]
-        return Session(self._party, static, bundle, self._acceptance, used, self._progress)
+        session = Session(self._party, static, bundle, self._acceptance, used, self._progress)
+        self._granted.use(sent.hdr.csb_id)
+        return session

@@ -8,7 +8,7 @@ from kms.mikey import policy as rules
 from kms.mikey.errors import AuthenticationError, ProtocolError, ReceivedError
 from kms.mikey.exchange import RECEIVE, Progress, check_message, check_response
 from kms.mikey.message import Message
-from kms.mikey.payloads import Flags, Kemac, KeyData, T, TicketPolicy, V
+from kms.mikey.payloads import Flags, Kemac, KeyData, Sp, T, TicketPolicy, V
 from kms.mikey.registry import DataType, ErrorNo, KeyType
 
 MAX_KEY_LENGTH = 64
@@ -37,7 +37,7 @@ def receive_response(
         authenticated = _is_authenticated(message, protection)
         if authenticated:
             progress.move(RECEIVE, DataType.ERROR)
-        raise ReceivedError(message.error_numbers, authenticated)
+        raise ReceivedError(message.error_numbers, authenticated, message.find_all(Sp))
     progress.check(RECEIVE, expected)
     check_message(message, expected, update=update)
     check_response(initial, message)

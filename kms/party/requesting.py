@@ -24,6 +24,7 @@ class GrantedTicket:
     mpki: Key
     mpkr: Key | None
     session_keys: tuple[KeyData, ...] = field(repr=False)
+    _sessions: list[int] = field(default_factory=list, repr=False, compare=False)
 
     @property
     def policy(self) -> TicketPolicy:
@@ -34,6 +35,18 @@ class GrantedTicket:
     def expires(self) -> float | None:
         """TRe in seconds since 1970, or None."""
         return rules.validity(self.policy)[1]
+
+    def check_unused(self) -> None:
+        """Raise ProtocolError (Invalid TICKET) if a session came of the ticket, and it must not be reused (5.3)."""
+        if self._sessions and not self.policy.flags & Flags.J:
+            raise ProtocolError(
+                "the ticket was used before and must not be reused (J flag)", ErrorNo.INVALID_TICKET
+            )
+
+    def use(self, csb_id: int) -> None:
+        """Note that a session came of the ticket. Raises ProtocolError like `check_unused`."""
+        self.check_unused()
+        self._sessions.append(csb_id)
 
 
 class TicketRequest:

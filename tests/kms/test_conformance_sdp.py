@@ -54,7 +54,9 @@ def test_one_refused_level_refuses_the_offer(alice: Participant, bobby: Particip
         bobby.receive_all(text)
 
 
-def test_a_peeled_off_protocol_is_noticed_before_the_kms_is_asked(alice: Participant, bobby: Participant) -> None:
+def test_a_peeled_off_protocol_is_noticed_before_the_kms_is_asked(
+    alice: Participant, bobby: Participant
+) -> None:
     text = offer(alice, BOBBY, "keyp1", "mikey").sdp
     with pytest.raises(ProtocolError, match="bidding-down"):
         bobby.receive(text)

@@ -150,7 +150,9 @@ def offer_with(*protocols: str) -> Message:
         ([], ["keyp1", "mikey"], False),
     ],
 )
-def test_the_protocols_must_be_those_of_sdp_ids(listed: list[str], offered: list[str], accepted: bool) -> None:
+def test_the_protocols_must_be_those_of_sdp_ids(
+    listed: list[str], offered: list[str], accepted: bool
+) -> None:
     lines = "".join(f"a=key-mgmt:{name} AQID\n" for name in offered)
     description = sdp.Description.parse(lines)
     if accepted:

@@ -26,6 +26,8 @@ user_app = typer.Typer(help="Enrol, list and revoke users.", rich_markup_mode=No
 key_app = typer.Typer(help="Look at the long-term keys.", rich_markup_mode=None)
 app.add_typer(user_app, name="user")
 peer_app = typer.Typer(help="Have other KMSs resolve their tickets.", rich_markup_mode=None)
+group_app = typer.Typer(help="Name groups of responders for tickets.", rich_markup_mode=None)
+app.add_typer(group_app, name="group")
 app.add_typer(key_app, name="key")
 app.add_typer(vectors_app, name="vectors")
 app.add_typer(peer_app, name="peer")
@@ -38,6 +40,13 @@ class Role(StrEnum):
     FOCUS = "focus"
     GATEWAY = "gateway"
     PEER = "peer"
+
+
+class TpkRole(StrEnum):
+    """What a user gets a TPK of the KMS for, as the command line spells it."""
+
+    RESPONDER = "responder"
+    INITIATOR = "initiator"
 
 
 class SuiteBits(StrEnum):
@@ -138,6 +147,20 @@ def user_add(
     pk: Annotated[
         bool, typer.Option("--pk", help="The user signs: make its RSA key and certificate, for trial.")
     ] = False,
+    share_tpk: Annotated[
+        list[TpkRole] | None,
+        typer.Option(
+            help="Share a TPK: a responder opens its tickets itself (mode 2), an initiator makes its own (mode 3). "
+            "May be repeated; docs/modes.md says what it costs."
+        ),
+    ] = None,
+    share_tpk_with: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="URI",
+            help="Share TPKs with another user, who must be enrolled with this option too (mode 4). May be repeated.",
+        ),
+    ] = None,
     out: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="Enrolment file (mode 0600).  [default: made from URI]"),
@@ -161,6 +184,8 @@ def user_add(
         target=target,
         cert=cert,
         pk=pk,
+        share_tpk=tuple(role.value for role in share_tpk or ()),
+        share_tpk_with=tuple(share_tpk_with or ()),
     )
     add_command(home, enrolment, out, as_json=json)
 
@@ -182,6 +207,40 @@ def user_revoke(
     from kms.cli.users import revoke_command
 
     revoke_command(home, uri)
+
+
+@group_app.command("add")
+def group_add(
+    group: Annotated[
+        str, typer.Argument(metavar="GROUP", help="Name of the group, a URI: IDRr of a ticket.")
+    ],
+    uri: Annotated[str, typer.Argument(metavar="URI", help="Identity of the new member.")],
+    home: Home = HOME,
+) -> None:
+    """Let a user have the tickets of a group resolved. The group is made with its first member."""
+    from kms.cli.groups import add_command
+
+    add_command(home, group, uri)
+
+
+@group_app.command("remove")
+def group_remove(
+    group: Annotated[str, typer.Argument(metavar="GROUP", help="Name of the group.")],
+    uri: Annotated[str, typer.Argument(metavar="URI", help="Identity of the member.")],
+    home: Home = HOME,
+) -> None:
+    """Take a user out of a group."""
+    from kms.cli.groups import remove_command
+
+    remove_command(home, group, uri)
+
+
+@group_app.command("list")
+def group_list(home: Home = HOME, json: Json = False) -> None:
+    """List the groups and their members."""
+    from kms.cli.groups import list_command
+
+    list_command(home, as_json=json)
 
 
 @key_app.command("list")

@@ -20,6 +20,7 @@ from kms.admin.v1.admin_pb2 import (
     AdminRequest,
     ListUsersRequest,
     RevokeUserRequest,
+    SharedTpk,
 )
 from kms.cli import home as home_folder
 from kms.cli import output, tls
@@ -37,6 +38,11 @@ _ROLES = {
     "peer": admin_pb2.ROLE_PEER,
 }
 _ROLE_NAMES = {number: name for name, number in _ROLES.items()}
+_TPK_ROLES = {
+    "responder": admin_pb2.TPK_ROLE_RESPONDER,
+    "initiator": admin_pb2.TPK_ROLE_INITIATOR,
+}
+_TPK_ROLE_NAMES = {number: name for name, number in _TPK_ROLES.items()}
 
 
 @dataclass(frozen=True)
@@ -44,6 +50,8 @@ class Enrolment:
     """Who is to be enrolled, as typed. `suite` is in bits; `target` is HOST:PORT, None for where the KMS listens.
 
     By `cert`, a file with its certificate (PEM), or `pk`, a new RSA key certified by the home's CA; else with a PSK.
+    `share_tpk` are the roles (responder, initiator) that it gets a TPK of the KMS for, `share_tpk_with` the users that
+    it gets one in common with.
     """
 
     identity: str
@@ -54,12 +62,18 @@ class Enrolment:
     target: str | None = None
     cert: Path | None = None
     pk: bool = False
+    share_tpk: tuple[str, ...] = ()
+    share_tpk_with: tuple[str, ...] = ()
 
     def check(self) -> None:
         """Raise CommandError for what can be seen to be wrong without asking the KMS."""
         check_uri(self.identity, "URI")
         for alias in self.aliases:
             check_uri(alias, "--alias")
+        for peer in self.share_tpk_with:
+            check_uri(peer, "--share-tpk-with")
+        if self.role not in ("client", "focus") and (self.share_tpk or self.share_tpk_with):
+            raise CommandError("a TPK is shared with clients and foci only: leave --share-tpk out")
         if self.role == "gateway" and not self.acts_for:
             raise CommandError("a gateway needs --acts-for PATTERN: whose messages it may carry")
         if self.role == "peer" and not self.acts_for:
@@ -143,7 +157,12 @@ def list_command(home: Path, *, as_json: bool) -> None:
             str(user.version),
             output.utc(user.enrolled_at),
             " ".join(
-                [*user.aliases, *(f"acts for {pattern}" for pattern in user.acts_for), *_by_certificate(user)]
+                [
+                    *user.aliases,
+                    *(f"acts for {pattern}" for pattern in user.acts_for),
+                    *_by_certificate(user),
+                    *_tpks_of(user),
+                ]
             ),
         )
         for user in users
@@ -205,6 +224,8 @@ def _request(enrolment: Enrolment) -> AddUserRequest:
         prf_func=SUITES[enrolment.suite].prf,
         acts_for=enrolment.acts_for,
         aliases=enrolment.aliases,
+        share_tpk=[_TPK_ROLES[role] for role in enrolment.share_tpk],
+        share_tpk_with=enrolment.share_tpk_with,
     )
 
 
@@ -238,6 +259,8 @@ def _credentials(
         if signer.key is not None:
             credentials["key"] = signer.key
         credentials["kms_cert"] = tls.pem(x509.load_der_x509_certificate(reply.kms_certificate))
+    if reply.tpks:
+        credentials["tpks"] = [_tpk(tpk) for tpk in reply.tpks]
     return credentials | {
         "ca_cert": ca.certificate_pem().decode(),
         "tls_cert": certificate.certificate_pem().decode(),
@@ -245,8 +268,22 @@ def _credentials(
     }
 
 
+def _tpk(shared: SharedTpk) -> dict[str, Any]:
+    tpk = {
+        "role": _TPK_ROLE_NAMES[shared.role],
+        "suite": suite_of(shared.prf_func).bits,
+        "tpk_id": shared.tpk_id.hex(),
+        "tpk": shared.tpk.hex(),
+    }
+    return {**tpk, "peer": shared.peer} if shared.peer else tpk
+
+
 def _by_certificate(user: admin_pb2.User) -> list[str]:
     return [f"signs by certificate {user.certificate_sha256.hex()[:16]}"] if user.certificate_sha256 else []
+
+
+def _tpks_of(user: admin_pb2.User) -> list[str]:
+    return [f"TPK as {_TPK_ROLE_NAMES.get(role, '?')}" for role in user.tpk_roles]
 
 
 def _user_json(user: admin_pb2.User) -> dict[str, Any]:
@@ -258,5 +295,6 @@ def _user_json(user: admin_pb2.User) -> dict[str, Any]:
         "aliases": list(user.aliases),
         "acts_for": list(user.acts_for),
         "enrolled_at": user.enrolled_at,
+        "share_tpk": [_TPK_ROLE_NAMES.get(role, "?") for role in user.tpk_roles],
         "certificate_sha256": user.certificate_sha256.hex() or None,
     }

@@ -93,7 +93,9 @@ def open_ticket(ops: KeyOperations, tpk: Key, ticket: Ticket, data: TicketData) 
     iv, cipher_key = _cipher(ops, tpk, prf, data.rand, alg, data.t, Use.DECRYPT)
     keys = KeyData.read_all(unseal(ops, cipher_key, alg, iv, data.kemac), "Ticket Data > KEMAC")
     if not keys or keys[0].key_type != KeyType.MPK or any(k.key_type == KeyType.MPK for k in keys[1:]):
-        raise ProtocolError("the ticket must encode one MPK, followed by session keys", ErrorNo.INVALID_TICKET)
+        raise ProtocolError(
+            "the ticket must encode one MPK, followed by session keys", ErrorNo.INVALID_TICKET
+        )
     return OpenedTicket(data.rand, keys[0], keys[1:])
 
 
@@ -109,7 +111,9 @@ def _auth_key(ops: KeyOperations, tpk: Key, prf: PrfFunc, rand: bytes, alg: MacA
     return ops.prf_key(tpk, prf, label, labels.AUTH_KEY_LENGTHS[alg], use)
 
 
-def _cipher(ops: KeyOperations, tpk: Key, prf: PrfFunc, rand: bytes, alg: EncrAlg, t: T, use: Use) -> tuple[bytes, Key]:
+def _cipher(
+    ops: KeyOperations, tpk: Key, prf: PrfFunc, rand: bytes, alg: EncrAlg, t: T, use: Use
+) -> tuple[bytes, Key]:
     salt_label = labels.tpk_key(MessageKey.SALT, rand)
     salt = ops.prf_release(tpk, prf, salt_label, labels.SALT_KEY_LENGTHS[alg])
     key_label = labels.tpk_key(MessageKey.ENCR, rand)

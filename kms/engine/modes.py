@@ -43,7 +43,9 @@ def shared_tpk(ticket: Ticket, context: Context) -> SharedTpk | None:
     return context.shared_tpks.shared_tpk(psk_id, suite_of(policy.prf).prf)
 
 
-def check(shared: SharedTpk, ticket: Ticket, secrets: TicketSecrets, resolver: User, context: Context) -> None:
+def check(
+    shared: SharedTpk, ticket: Ticket, secrets: TicketSecrets, resolver: User, context: Context
+) -> None:
     """Raise Refused unless a ticket, whose MAC verified with a shared TPK, is one that there may be."""
     owner = context.directory.find(shared.owner.identity)
     if (

@@ -147,9 +147,7 @@ def is_shared_tpk_master(token_label: str) -> bool:
 
 def _label(mode: int, owner: Enrolment, peer: Enrolment | None, prf: PrfFunc) -> bytes:
     other = peer or Enrolment(b"", 0)
-    return labels.shared_tpk_branch(
-        mode, owner.identity, owner.version, other.identity, other.version, prf
-    )
+    return labels.shared_tpk_branch(mode, owner.identity, owner.version, other.identity, other.version, prf)
 
 
 def _encode(mode: int, owner: Enrolment, peer: Enrolment | None = None) -> bytes:
@@ -165,7 +163,12 @@ def _decode(psk_id: bytes | None) -> tuple[TpkRole, Enrolment, int] | None:
         return None
     try:
         r = Reader(psk_id[1:], "IDRpsk")
-        mode, master, version, identity = r.u8("mode"), r.u16("master"), r.u32("version"), r.block16("identity")
+        mode, master, version, identity = (
+            r.u8("mode"),
+            r.u16("master"),
+            r.u32("version"),
+            r.block16("identity"),
+        )
         r.finish()
     except DecodeError:
         return None

@@ -284,7 +284,9 @@ def _open_base(
 def _check_algorithms(data: TicketData, suite: Suite) -> None:
     """They are signalled in Ticket Data (A-13), and must be the suite's: suites are not mixed."""
     if data.v.auth_alg != suite.mac_alg or data.kemac.encr_alg != suite.encr_alg:
-        raise Refused(Reason.INVALID_TICKET, "Ticket Data does not use the algorithms of the ticket's PRF Func")
+        raise Refused(
+            Reason.INVALID_TICKET, "Ticket Data does not use the algorithms of the ticket's PRF Func"
+        )
 
 
 def _check_made_outside(opened: base_ticket.OpenedTicket, tpk: Key, policy: TicketPolicy) -> None:

@@ -115,9 +115,7 @@ class Credential:
         names = {name: _text(data, name, where) for name in ("identity", "kms_identity", "target")}
         key_pair = _key_pair(data, where, key)
         psks = () if key_pair else _psks(data, where)
-        return cls(
-            **names, role=role, psks=psks, **pem, key_pair=key_pair, tpks=_tpks(data, where)
-        )
+        return cls(**names, role=role, psks=psks, **pem, key_pair=key_pair, tpks=_tpks(data, where))
 
 
 def _read_secret(file: Path, what: str, *, allow_readable: bool) -> bytes:

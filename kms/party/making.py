@@ -53,5 +53,7 @@ def make_ticket(party: Party, policy: TicketPolicy, keys: Sequence[KeyData]) -> 
 def _only_responder(policy: TicketPolicy) -> str:
     names = rules.responders(policy)
     if len(names) != 1:
-        raise ProtocolError("a ticket with E = 0 is for one responder, which has its TPK", ErrorNo.INVALID_TPPAR)
+        raise ProtocolError(
+            "a ticket with E = 0 is for one responder, which has its TPK", ErrorNo.INVALID_TPPAR
+        )
     return names[0].decode(errors="replace")

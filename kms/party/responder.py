@@ -186,12 +186,16 @@ class IncomingTransfer:
                 f"only a {TicketType.MIKEY_BASE.name} ticket can be resolved locally", ErrorNo.INVALID_TICKET
             )
         if rules.responders(policy) != (self._party.identity,):
-            raise ProtocolError("the ticket is not for this Responder alone, as its TPK is", ErrorNo.INVALID_ID)
+            raise ProtocolError(
+                "the ticket is not for this Responder alone, as its TPK is", ErrorNo.INVALID_ID
+            )
         if bool(policy.flags & Flags.D) != (initiator is None):
             maker = "the KMS" if initiator is None else "the Initiator"
             raise ProtocolError(f"only {maker} makes tickets with this TPK (D flag)", ErrorNo.INVALID_TPPAR)
         if initiator is not None and self._requester != initiator:
-            raise ProtocolError("IDRi of the Ticket Policy does not share the ticket's TPK", ErrorNo.INVALID_ID)
+            raise ProtocolError(
+                "IDRi of the Ticket Policy does not share the ticket's TPK", ErrorNo.INVALID_ID
+            )
         data = TicketData.decode(self.ticket.ticket_data)
         if tpk_id is not None and data.psk_id != tpk_id:
             raise ProtocolError("the ticket is protected by another TPK", ErrorNo.INVALID_TICKET)

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from kms.client import Acceptance, KmsError, Participant, Stream
+from kms.engine.directory import TpkRole
 from kms.mikey.errors import MikeyError
 from kms.mikey.exchange import Role
 from kms.mikey.message import Message
@@ -31,16 +32,20 @@ def _pair() -> Iterator[tuple[Participant, Participant]]:
     with tempfile.TemporaryDirectory() as folder:
         kms = LocalKms(Path(folder))
         try:
-            yield participant(kms, ALICE, _ANY), participant(kms, BOBBY, _ANY)
+            files = [
+                kms.enrol(who, tpk_roles=list(TpkRole), tpk_peers=[other])
+                for who, other in ((ALICE, BOBBY), (BOBBY, ALICE))
+            ]
+            yield participant(kms, files[0], _ANY), participant(kms, files[1], _ANY)
         finally:
             kms.directory.close()
 
 
 @st.composite
 def policies(draw: st.DrawFn) -> tuple[Flags, tuple[int, int, int], int, list[KeyData]]:
-    """Flags, Ticket Type, suite and requested keys that RFC 6043 6.10 and 12.1 allow together."""
-    flags = Flags.D | Flags.N | Flags.O
-    for flag in (Flags.E, Flags.F, Flags.G, Flags.H, Flags.I, Flags.J, Flags.L, Flags.M):
+    """Flags, Ticket Type, suite and keys that RFC 6043 6.10 and 12.1 allow together, in all four modes."""
+    flags = Flags.N | Flags.O
+    for flag in (Flags.D, Flags.E, Flags.F, Flags.G, Flags.H, Flags.I, Flags.J, Flags.L, Flags.M):
         if draw(st.booleans()):
             flags |= flag
     if not flags & Flags.G:
@@ -50,6 +55,9 @@ def policies(draw: st.DrawFn) -> tuple[Flags, tuple[int, int, int], int, list[Ke
     if flags & Flags.I:
         flags |= Flags.E | Flags.F
     kind = draw(st.sampled_from([BASE_TICKET, DERIVED_TICKET]))
+    if not flags & Flags.D:
+        flags |= Flags.L
+        kind = BASE_TICKET
     if kind == DERIVED_TICKET:
         flags |= Flags.E
     suite = draw(st.sampled_from([128, 256]))
@@ -81,7 +89,11 @@ def test_a_call_ends_in_equal_keys_or_a_refusal(
 ) -> None:
     flags, kind, suite, keys = policy
     with _pair() as (alice, bobby):
-        ticket = alice.request_ticket([BOBBY], flags=flags, kind=kind, suite=suite, keys=keys)
+        if flags & Flags.D:
+            ticket = alice.request_ticket([BOBBY], flags=flags, kind=kind, suite=suite, keys=keys)
+        else:
+            mode = 3 if flags & Flags.E else 4
+            ticket = alice.make_ticket([BOBBY], mode=mode, flags=flags, suite=suite, keys=keys)
         check(ticket.policy)
         initiators = [_supplied(b"i", own_key)] if flags & Flags.L else []
         responders = [_supplied(b"r", own_key)] if flags & Flags.M else []

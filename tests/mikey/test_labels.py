@@ -148,7 +148,14 @@ OWN_CALLS = calls(
     | {
         labels.user_branch: [texts, u32, st.sampled_from(PrfFunc)],
         labels.ticket_branch: [texts, texts, texts],
-        labels.shared_tpk_branch: [st.sampled_from([2, 3, 4]), texts, u32, texts, u32, st.sampled_from(PrfFunc)],
+        labels.shared_tpk_branch: [
+            st.sampled_from([2, 3, 4]),
+            texts,
+            u32,
+            texts,
+            u32,
+            st.sampled_from(PrfFunc),
+        ],
         labels.ticket_session_key: [st.integers(0, 0xFFFF)],
         labels.ticket_session_salt: [st.integers(0, 0xFFFF)],
     }

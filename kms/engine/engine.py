@@ -27,7 +27,7 @@ from kms.mikey import error_message, labels, timestamps
 from kms.mikey.errors import MikeyError, ProtocolError
 from kms.mikey.exchange import check_message
 from kms.mikey.message import Message
-from kms.mikey.payloads import T
+from kms.mikey.payloads import Hdr, T
 from kms.mikey.registry import DataType, ErrorNo, TsType
 
 _REQUESTS = (DataType.REQUEST_INIT_PSK, DataType.REQUEST_INIT_PK)
@@ -97,6 +97,7 @@ class _Exchange:
 
     def __init__(self, context: Context) -> None:
         self._context = context
+        self._failed: Hdr | None = None
         self._message: Message | None = None
         self._authenticated: Authenticated | None = None
 
@@ -104,6 +105,7 @@ class _Exchange:
         """Parse, check the time, authenticate, authorise, and answer or forward. Raises Refused or MikeyError."""
         context = self._context
         requesting_ticket = request.operation == OPERATION_REQUEST_TICKET
+        self._failed = error_message.failed_hdr(raw)
         message = self._message = Message.decode(raw)
         check_message(message, *(_REQUESTS if requesting_ticket else _RESOLVES))
         self._check_time(message.get(T))
@@ -134,15 +136,15 @@ class _Exchange:
         )
 
     def _error_message(self, refused: Refused) -> bytes:
-        if self._message is None:
+        if self._failed is None:
             return b""
         t = self._context.sources.timestamp()
         numbers: Sequence[ErrorNo] = (refused.error_no,)
-        if self._authenticated is None or not self._authenticated.by_psk:
-            return error_message.build(self._message.hdr, numbers, t).raw
+        if self._message is None or self._authenticated is None or not self._authenticated.by_psk:
+            return error_message.build(self._failed, numbers, t).raw
         # The auth_key of the message where the error occurred (A-25).
         alg = self._message.v.auth_alg
-        draft = error_message.build(self._message.hdr, numbers, t, auth_alg=alg)
+        draft = error_message.build(self._failed, numbers, t, auth_alg=alg)
         return self._authenticated.protection(labels.INITIAL).sign(draft).raw
 
 

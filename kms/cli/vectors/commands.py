@@ -23,3 +23,19 @@ def vectors_check(
     from kms.cli.vectors.check import check_command
 
     raise typer.Exit(check_command(files, as_json=json))
+
+
+@vectors_app.command("write")
+def vectors_write(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Where the files go.")],
+    seed: Annotated[
+        str | None, typer.Option(metavar="TEXT", help="What all keys and random values are drawn from.")
+    ] = None,
+) -> None:
+    """Write this project's own vectors: derived tickets, in derived-*.json.
+
+    The same seed gives the same bytes; without one they are those of tests/vectors. Their keys protect nothing.
+    """
+    from kms.cli.vectors.write import SEED, write_command
+
+    raise typer.Exit(write_command(folder, seed=SEED if seed is None else seed))

@@ -1,6 +1,8 @@
 """The `config` of a vector: the subscribers, the KMS and their keys; and the clock and randomness that play them."""
 
+import os
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -30,8 +32,9 @@ class ScriptedSources(Sources):
     What the code makes of a wrong length shows as a difference.
     """
 
-    def __init__(self, clock: float) -> None:
-        super().__init__(clock=lambda: self.clock)
+    def __init__(self, clock: float, random: Callable[[int], bytes] = os.urandom) -> None:
+        """`clock` is the time, until it is set anew; `random` gives what is not put in."""
+        super().__init__(lambda: self.clock, random)
         self.clock = clock
         self._values: dict[str, deque[bytes]] = {}
         self._stamps: deque[T] = deque()

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 
 from hsm import ckr
+from hsm import cryptoki as ck
 from kms.mikey.registry import PrfFunc
 
 NATIVE = "native"
@@ -13,8 +14,12 @@ COMPOSED = "composed"
 class Capabilities:
     """How the operations are to be done on one token. Starts with the least, which every token must have."""
 
-    allowed_mechanisms: bool = False
-    """takes CKA_ALLOWED_MECHANISMS"""
+    missing: frozenset[int] = frozenset((ck.ALLOWED_MECHANISMS, ck.COPYABLE))
+    """attributes that session keys must do without: the token does not take them"""
+    native_derivation: bool = False
+    """derives branches and leaves by itself, with CKM_AES_CBC_ENCRYPT_DATA"""
+    native_ctr: bool = False
+    """has CKM_AES_CTR"""
     short_hmac: bool = False
     """HMAC works with keys that are shorter than the hash"""
     native_prf: set[PrfFunc] = field(default_factory=set)

@@ -13,6 +13,12 @@ from typing import Any, ClassVar
 from hsm import ckr
 from hsm.errors import KeyNotFound, TokenFault, TokenGone
 
+# CKF, CKU
+OS_LOCKING_OK = 0x02
+RW_SESSION = 0x02
+SERIAL_SESSION = 0x04
+USER = 1
+
 # CKO, CKK
 PUBLIC_KEY = 0x02
 PRIVATE_KEY = 0x03
@@ -93,6 +99,10 @@ _ARGUMENTS = {
     "C_Initialize": "p",
     "C_Finalize": "p",
     "C_InitToken": "upup",
+    "C_OpenSession": "uuppp",
+    "C_CloseSession": "u",
+    "C_Login": "uupu",
+    "C_Logout": "u",
     "C_CreateObject": "upup",
     "C_CopyObject": "uupup",
     "C_DestroyObject": "uu",
@@ -187,9 +197,6 @@ class InitializeArgs(ctypes.Structure):
         ("parameters", c_char_p),
         ("reserved", c_void_p),
     ]
-
-
-OS_LOCKING_OK = 0x02
 
 
 class Cryptoki:

@@ -3,29 +3,31 @@
 A process can load a module with one configuration only, and PKCS#11 is used from one thread.
 """
 
+import contextlib
 import os
 from collections.abc import Iterable
-from ctypes import byref
+from ctypes import byref, c_ulong
 from pathlib import Path
 
 import pkcs11
 from pkcs11 import _pkcs11
 
 from hsm import ckr
+from hsm import cryptoki as ck
 from hsm.capabilities import Probe, Rung
-from hsm.cryptoki import MECHANISM_NAMES, OS_LOCKING_OK, Cryptoki, InitializeArgs
+from hsm.cryptoki import MECHANISM_NAMES, Cryptoki, InitializeArgs
 from hsm.errors import PinRefused, TokenError, TokenFault, TokenNotFound
 from hsm.session import Session
 from hsm.spec import TokenSpec
 
-_PIN_ERRORS = (
-    pkcs11.PinIncorrect,
-    pkcs11.PinInvalid,
-    pkcs11.PinLenRange,
-    pkcs11.PinExpired,
-    pkcs11.PinLocked,
-    pkcs11.UserPinNotInitialized,
-)
+_PIN_ERRORS = {
+    ckr.PIN_INCORRECT,
+    ckr.PIN_INVALID,
+    ckr.PIN_LEN_RANGE,
+    ckr.PIN_EXPIRED,
+    ckr.PIN_LOCKED,
+    ckr.USER_PIN_NOT_INITIALIZED,
+}
 
 
 class Library(_pkcs11.lib):
@@ -41,7 +43,7 @@ class Library(_pkcs11.lib):
 
     def initialize(self) -> None:
         """C_Initialize with the parameters that NSS needs, and with locks, which python-pkcs11 leaves out."""
-        arguments = InitializeArgs(flags=OS_LOCKING_OK)
+        arguments = InitializeArgs(flags=ck.OS_LOCKING_OK)
         if self.spec.softhsm_conf is not None:
             os.environ["SOFTHSM2_CONF"] = str(self.spec.softhsm_conf)
         if self.spec.nss_folder is not None:
@@ -51,6 +53,12 @@ class Library(_pkcs11.lib):
         except TokenFault as fault:
             if fault.ckr != ckr.CRYPTOKI_ALREADY_INITIALIZED:
                 raise
+
+    def restart(self) -> None:
+        """C_Finalize, whatever it says, and C_Initialize. All sessions of this process with the module are gone."""
+        with contextlib.suppress(TokenFault):
+            self.cryptoki.C_Finalize(None)
+        self.initialize()
 
 
 _loaded: dict[Path, Library] = {}
@@ -85,34 +93,48 @@ def find_token(library: Library, spec: TokenSpec) -> pkcs11.Token:
 
 
 def tokens(library: Library) -> list[pkcs11.Token]:
-    """The tokens in all slots, initialised or not."""
+    """The tokens in all slots, initialised or not. Raises TokenError."""
     found = []
-    for slot in library.get_slots(token_present=True):
-        try:
-            found.append(slot.get_token())
-        except (pkcs11.TokenNotPresent, pkcs11.TokenNotRecognised):
-            continue
+    try:
+        for slot in library.get_slots(token_present=True):
+            with contextlib.suppress(pkcs11.TokenNotPresent, pkcs11.TokenNotRecognised):
+                found.append(slot.get_token())
+    except pkcs11.PKCS11Error as error:
+        raise TokenError(f"{library.spec.module} does not list its slots: {type(error).__name__}") from None
     return found
 
 
-def log_in(library: Library, token: pkcs11.Token, pin: bytes | str) -> tuple[pkcs11.Session, Session]:
-    """A session for reading and writing, logged in: python-pkcs11's and ours, with one handle.
+def log_in(library: Library, token: pkcs11.Token, pin: bytes) -> Session:
+    """A session for reading and writing, logged in.
 
     Raises PinRefused after one attempt, TokenError if this process has the token open already.
     """
-    text = pin if isinstance(pin, str) else pin.decode()
+    handle = c_ulong()
     try:
-        session = token.open(rw=True, user_pin=text)
-    except _PIN_ERRORS as error:
-        raise PinRefused(
-            f"the token {token.label!r} refused the PIN ({type(error).__name__}); it was tried once, since tokens "
-            "lock after a few wrong PINs"
-        ) from None
-    except pkcs11.UserAlreadyLoggedIn:
-        raise TokenError(f"this process has the token {token.label!r} open already: close it first") from None
-    except pkcs11.PKCS11Error as error:
-        raise TokenError(f"no session with the token {token.label!r}: {type(error).__name__}") from None
-    return session, Session(library.cryptoki, session.handle)  # type: ignore[attr-defined]
+        library.cryptoki.C_OpenSession(
+            token.slot.slot_id, ck.SERIAL_SESSION | ck.RW_SESSION, None, None, byref(handle)
+        )
+    except TokenFault as fault:
+        raise TokenError(f"no session with the token {token.label!r}: {fault}") from None
+    session = Session(library.cryptoki, handle.value)
+    try:
+        session.log_in(pin)
+    except TokenFault as fault:
+        with contextlib.suppress(TokenFault):
+            library.cryptoki.C_CloseSession(session.handle)
+        raise _refusal(token.label, fault) from None
+    return session
+
+
+def _refusal(label: str, fault: TokenFault) -> TokenError:
+    if fault.ckr in _PIN_ERRORS:
+        return PinRefused(
+            f"the token {label!r} refused the PIN ({ckr.ckr_name(fault.ckr)}); it was tried once, since tokens lock "
+            "after a few wrong PINs"
+        )
+    if fault.ckr == ckr.USER_ALREADY_LOGGED_IN:
+        return TokenError(f"this process has the token {label!r} open already: close it first")
+    return TokenError(f"no login to the token {label!r}: {fault}")
 
 
 def describe(

@@ -6,9 +6,10 @@ from ctypes import memmove
 from hashlib import sha256
 
 from hsm import cryptoki as ck
+from hsm import ctr
 from hsm import prf as token_prf
 from hsm.capabilities import Capabilities
-from hsm.cryptoki import AesCbcEncryptDataParams, AesCtrParams, Mechanism
+from hsm.cryptoki import AesCbcEncryptDataParams, Mechanism
 from hsm.errors import KeyNotFound, TokenFault, TokenGone
 from hsm.session import HMAC_SHA_1, HMAC_SHA_256, Buffer, Session, buffer, wipe
 from hsm.templates import Templates
@@ -25,23 +26,33 @@ RSA = Mechanism(ck.RSA_PKCS)
 
 class TokenKey(Key):
     """An object in a token, known by its handle; 0 once it was destroyed. `length` is that of the key, not counting
-    the zeros behind a PRF key that was padded.
+    the zeros behind a PRF key that was padded. A `composed` BRANCH key has CKA_ENCRYPT and not CKA_DERIVE.
     """
 
-    __slots__ = ("handle", "is_master", "owner")
+    __slots__ = ("composed", "handle", "is_master", "session")
 
-    def __init__(self, owner: "TokenOperations", use: Use, length: int, handle: int, is_master: bool) -> None:
+    def __init__(
+        self,
+        session: Session,
+        use: Use,
+        length: int,
+        handle: int,
+        *,
+        is_master: bool = False,
+        composed: bool = False,
+    ) -> None:
         super().__init__(use, length)
-        self.owner = owner
+        self.session = session
         self.handle = handle
         self.is_master = is_master
+        self.composed = composed
 
 
 class TokenOperations(KeyOperations):
     """See KeyOperations. Besides its errors, all raise TokenFault, TokenGone or KeyNotFound.
 
-    One object is one session, for one thread. Keys of another session, such as one before the token was reset,
-    raise KeyNotFound.
+    For one thread. A key belongs to the session in which it was made or looked up: in a later one, such as after the
+    token was reset, it raises KeyNotFound.
     """
 
     def __init__(self, session: Session, capabilities: Capabilities) -> None:
@@ -54,10 +65,7 @@ class TokenOperations(KeyOperations):
 
     def adopt(self) -> None:
         """Take over what the probe has found."""
-        self._templates = Templates(
-            allowed_mechanisms=self.capabilities.allowed_mechanisms,
-            native_prf=bool(self.capabilities.native_prf),
-        )
+        self._templates = Templates(self.capabilities)
 
     @contextmanager
     def scope(self) -> Iterator[None]:
@@ -80,7 +88,8 @@ class TokenOperations(KeyOperations):
         """See KeyOperations."""
         limits.check_new_key(use, length, limits.LEAF_USES)
         if use is Use.PRF and length < _HASH_LENGTH and not self.capabilities.short_hmac:
-            return self._padded_leaf(parent, label, length)
+            # It cannot be padded inside the token: its bytes pass through here.
+            return self._load_and_wipe(self._release(parent, label), length, use)
         return self._derive(parent, label, length, use)
 
     def release(self, parent: Key, label: bytes, length: int) -> bytes:
@@ -93,25 +102,19 @@ class TokenOperations(KeyOperations):
             wipe(out)
 
     def _derive(self, parent: Key, label: bytes, length: int, use: Use) -> TokenKey:
-        base = self.handle(parent, Use.BRANCH)
+        base = self.key(parent, Use.BRANCH)
         digest = sha256(label).digest()
+        if base.composed:
+            return self._load_and_wipe(self.session.encrypt(_CBC, base.handle, digest), length, use)
         self._derive_params.data, self._derive_params.length = digest, len(digest)
-        handle = self.session.derive(self._derive_mechanism, base, self._templates.derive(use, length))
-        return self._keep(use, length, handle)
+        template = self._templates.derive(use, length)
+        return self._keep(use, length, self.session.derive(self._derive_mechanism, base.handle, template))
 
     def _release(self, parent: Key, label: bytes) -> Buffer:
-        base = self.handle(parent, Use.BRANCH)
-        if isinstance(parent, TokenKey) and parent.is_master:
+        base = self.key(parent, Use.BRANCH)
+        if base.is_master:
             raise WrongUse("a master key releases nothing: derive a branch from it first")
-        return self.session.encrypt(_CBC, base, sha256(label).digest())
-
-    def _padded_leaf(self, parent: Key, label: bytes, length: int) -> TokenKey:
-        # A key shorter than the hash cannot be padded inside the token: its bytes pass through here.
-        out = self._release(parent, label)
-        try:
-            return self._load(out, length, Use.PRF)
-        finally:
-            wipe(out)
+        return self.session.encrypt(_CBC, base.handle, sha256(label).digest())
 
     # -- the PRF of RFC 3830 4.1.2 -----------------------------------------------------------------------------------
 
@@ -128,10 +131,7 @@ class TokenOperations(KeyOperations):
             )
             return self._keep(use, length, derived)
         out = token_prf.p_function(self.session, handle, prf, label, length)
-        try:
-            return self._load(out, length, use)
-        finally:
-            wipe(out)
+        return self._load_and_wipe(out, length, use)
 
     def prf_release(self, key: Key, prf: PrfFunc, label: bytes, length: int) -> bytes:
         """See KeyOperations."""
@@ -170,7 +170,9 @@ class TokenOperations(KeyOperations):
         limits.check_cipher(key, alg, iv, data)
         if alg is EncrAlg.AES_KW_128:
             return keywrap.wrap(_on_bytes(self.session.encrypt, _ECB, handle), iv, data)
-        return _on_bytes(self.session.encrypt, _counter_mode(iv), handle)(data)
+        if not self.capabilities.native_ctr:
+            return ctr.composed(self.session, handle, iv, data)
+        return _on_bytes(self.session.encrypt, ctr.mechanism(iv), handle)(data)
 
     def decrypt(self, key: Key, alg: EncrAlg, iv: bytes, data: bytes) -> bytes:
         """See KeyOperations."""
@@ -178,7 +180,9 @@ class TokenOperations(KeyOperations):
         limits.check_cipher(key, alg, iv, data)
         if alg is EncrAlg.AES_KW_128:
             return keywrap.unwrap(_on_bytes(self.session.decrypt, _ECB, handle), iv, data)
-        return _on_bytes(self.session.decrypt, _counter_mode(iv), handle)(data)
+        if not self.capabilities.native_ctr:
+            return ctr.composed(self.session, handle, iv, data)
+        return _on_bytes(self.session.decrypt, ctr.mechanism(iv), handle)(data)
 
     # -- keys from outside -------------------------------------------------------------------------------------------
 
@@ -243,6 +247,12 @@ class TokenOperations(KeyOperations):
         """See KeyOperations."""
         return self.session.random(length)
 
+    def _load_and_wipe(self, value: Buffer, length: int, use: Use) -> TokenKey:
+        try:
+            return self._load(value, length, use)
+        finally:
+            wipe(value)
+
     def _load(self, value: Buffer, length: int, use: Use) -> TokenKey:
         # HMAC keys are padded with zeros to its block anyway; SoftHSM refuses those that are shorter than the hash.
         size = _HASH_LENGTH if use is Use.PRF else length
@@ -256,41 +266,41 @@ class TokenOperations(KeyOperations):
     # -- handles -----------------------------------------------------------------------------------------------------
 
     def _keep(self, use: Use, length: int, handle: int) -> TokenKey:
-        key = TokenKey(self, use, length, handle, is_master=False)
+        key = TokenKey(self.session, use, length, handle, composed=not self.capabilities.native_derivation)
         if self._scopes:
             self._scopes[-1].append(key)
         return key
 
     def handle(self, key: Key, use: Use) -> int:
         """The handle of a live key of this session that has this use."""
+        return self.key(key, use).handle
+
+    def key(self, key: Key, use: Use) -> TokenKey:
+        """The key itself, if it is a live one of this session that has this use."""
         if not isinstance(key, TokenKey):
             raise WrongUse("the key belongs to other key operations")
-        if key.owner is not self:
+        if key.session is not self.session:
             raise KeyNotFound("the key is of another session of the token: look it up or derive it again")
         if not key.handle and key.is_master:
             raise KeyNotFound("the master key is gone from the token: it was destroyed")
         if not key.handle:
             raise WrongUse("the key was destroyed when its scope ended")
         limits.check_use(key, use)
-        return key.handle
+        return key
 
     def _destroy(self, keys: list[TokenKey]) -> None:
-        """Destroy all of them, also when one fails; then raise the first failure."""
+        """Destroy all of them, also when one fails; then raise the first failure. An older session's are gone."""
         failure: Exception | None = None
         for key in keys:
             handle, key.handle = key.handle, 0
+            if key.session is not self.session:
+                continue
             try:
                 self.session.destroy(handle)
             except (TokenFault, KeyNotFound) as error:
                 failure = failure or error
         if failure is not None:
             raise failure
-
-
-def _counter_mode(iv: bytes) -> Mechanism:
-    params = AesCtrParams(counter_bits=128)
-    params.block[:] = iv
-    return Mechanism(ck.AES_CTR, params)
 
 
 def _on_bytes(

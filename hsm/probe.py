@@ -6,12 +6,13 @@ The known answers come from kms.crypto.software, which agrees with the RFC's tes
 from collections.abc import Callable
 from functools import partial
 
+from hsm import ckr
 from hsm import cryptoki as ck
 from hsm.capabilities import COMPOSED, NATIVE, Rung
 from hsm.cryptoki import Mechanism
 from hsm.errors import KeyNotFound, TokenFault, TokenGone, TokenUnfit
 from hsm.operations import TokenOperations
-from hsm.templates import Template
+from hsm.templates import MISSING, Template
 from kms.crypto.interface import KeyOperations, Use, VerificationError
 from kms.crypto.limits import MAC_LENGTHS
 from kms.crypto.software import SoftwareKeys
@@ -23,13 +24,14 @@ _LABEL = b"known-answer test"
 _DATA = bytes(range(64))
 _SHA_256 = MacAlg.HMAC_SHA_256_256
 _KDF = "CKM_SP800_108_DOUBLE_PIPELINE_KDF"
+_CBC_DATA = "CKM_AES_CBC_ENCRYPT_DATA"
 
 
 def run(token: TokenOperations, *, require_native_prf: bool) -> tuple[Rung, ...]:
     """Find out how each operation is done on this token. Raises TokenUnfit, naming the operation that fails."""
     _choose_templates(token)
     return (
-        *_derivations(token),
+        *_derivations(token, require_native_prf),
         *(_macs(token, alg) for alg in MAC_LENGTHS),
         *(rung for func in PrfFunc for rung in _prfs(token, func, require_native_prf)),
         *(_ciphers(token, alg) for alg in (EncrAlg.AES_CM_128, EncrAlg.AES_CM_256, EncrAlg.AES_KW_128)),
@@ -39,6 +41,11 @@ def run(token: TokenOperations, *, require_native_prf: bool) -> tuple[Rung, ...]
 def weaknesses(token: TokenOperations) -> tuple[str, ...]:
     """What the token would let a caller do that the keys' attributes forbid. Found by trying it on a test key."""
     found = []
+    if not token.capabilities.native_derivation:
+        found.append(
+            "the token lacks CKM_AES_CBC_ENCRYPT_DATA: branches and leaves pass through the engine's memory while they "
+            "are made, and whoever may use a master can compute any key derived from it, though not take the master"
+        )
     with token.scope():
         branch = token.handle(token.load(_KEY, Use.BRANCH), Use.BRANCH)
         for kind, what in ((ck.EXTRACTABLE, "can be extracted"), (ck.SIGN, "has further uses")):
@@ -59,19 +66,22 @@ def weaknesses(token: TokenOperations) -> tuple[str, ...]:
 # -- one family of operations each -----------------------------------------------------------------------------------
 
 
-def _derivations(token: TokenOperations) -> list[Rung]:
+def _derivations(token: TokenOperations, require_native: bool) -> list[Rung]:
+    native = token.capabilities.native_derivation
+    if require_native and not native:
+        raise TokenUnfit(
+            f"the token does not derive branches by itself ({_CBC_DATA}): require_native_prf forbids it"
+        )
     _demand("branch, leaf, release", token, _own_derivation)
     token.capabilities.short_hmac = True
     token.capabilities.short_hmac = _passes(token, _short_leaf)
     _demand("leaf for PRF under 32 bytes", token, _short_leaf)
-    short = (
-        (NATIVE, "CKM_AES_CBC_ENCRYPT_DATA")
-        if token.capabilities.short_hmac
-        else (COMPOSED, "CKM_AES_CBC, C_CreateObject")
-    )
+    by_token, by_us = (NATIVE, _CBC_DATA), (COMPOSED, "CKM_AES_CBC, C_CreateObject")
     return [
-        Rung("branch, leaf", NATIVE, "CKM_AES_CBC_ENCRYPT_DATA"),
-        Rung("leaf for PRF under 32 bytes", *short),
+        Rung("branch, leaf", *(by_token if native else by_us)),
+        Rung(
+            "leaf for PRF under 32 bytes", *(by_token if native and token.capabilities.short_hmac else by_us)
+        ),
         Rung("release", NATIVE, "CKM_AES_CBC"),
     ]
 
@@ -104,21 +114,45 @@ def _prfs(token: TokenOperations, func: PrfFunc, require_native: bool) -> list[R
 
 
 def _ciphers(token: TokenOperations, alg: EncrAlg) -> Rung:
+    native = alg is not EncrAlg.AES_KW_128
+    if native:
+        token.capabilities.native_ctr = True
+        token.adopt()
+        native = token.capabilities.native_ctr = not _lacks(token, partial(_cipher, alg), "C_EncryptInit")
+        token.adopt()
     _demand(alg.name, token, partial(_cipher, alg))
-    how = (COMPOSED, "CKM_AES_ECB") if alg is EncrAlg.AES_KW_128 else (NATIVE, "CKM_AES_CTR")
-    return Rung(f"encrypt, decrypt {alg.name}", *how)
+    return Rung(
+        f"encrypt, decrypt {alg.name}", *((NATIVE, "CKM_AES_CTR") if native else (COMPOSED, "CKM_AES_ECB"))
+    )
 
 
 # -- choosing --------------------------------------------------------------------------------------------------------
 
 
 def _choose_templates(token: TokenOperations) -> None:
-    """Does the token take CKA_ALLOWED_MECHANISMS?"""
-    token.capabilities.allowed_mechanisms = True
-    token.adopt()
-    if not _passes(token, _own_derivation):
-        token.capabilities.allowed_mechanisms = False
-        token.adopt()
+    """Which attributes does the token take in the template of a session key, and does it derive by itself?"""
+    for missing in MISSING:
+        token.capabilities.missing = frozenset(missing)
+        for native in (True, False):
+            token.capabilities.native_derivation = native
+            token.adopt()
+            if _passes(token, _own_derivation):
+                return
+            if not _lacks(token, _own_derivation, "C_DeriveKey"):
+                break
+
+
+def _lacks(token: TokenOperations, test: Test, function: str) -> bool:
+    """Whether the token says that it has no such mechanism. Any other failure may be of the moment: it must not weaken
+    how keys are made.
+    """
+    try:
+        _run(token, test)
+    except TokenFault as fault:
+        return fault.function == function and fault.ckr in (ckr.MECHANISM_INVALID, ckr.FUNCTION_NOT_SUPPORTED)
+    except (KeyNotFound, VerificationError):
+        pass
+    return False
 
 
 def _learn_wrong_mac(token: TokenOperations, alg: MacAlg) -> None:

@@ -34,6 +34,23 @@ class Session:
         self.cryptoki = cryptoki
         self.handle = handle
 
+    def log_in(self, pin: bytes) -> None:
+        """C_Login of the user, for all sessions of this process with the token."""
+        copy = buffer(len(pin))
+        ctypes.memmove(copy, pin, len(pin))
+        try:
+            self.cryptoki.C_Login(self.handle, ck.USER, copy, len(pin))
+        finally:
+            wipe(copy)
+
+    def close(self) -> None:
+        """C_Logout and C_CloseSession, which destroys the session's objects. Tries both, then raises what failed."""
+        handle, self.handle = self.handle, 0
+        try:
+            self.cryptoki.C_Logout(handle)
+        finally:
+            self.cryptoki.C_CloseSession(handle)
+
     # -- objects -----------------------------------------------------------------------------------------------------
 
     def create(self, template: LoadTemplate, value: Buffer) -> int:

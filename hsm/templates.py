@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from ctypes import c_ubyte, c_ulong
 
 from hsm import cryptoki as ck
+from hsm.capabilities import Capabilities
 from kms.crypto.interface import Use
 
 Value = bool | int | bytes | Sequence[int]
@@ -45,13 +46,20 @@ def _encode(value: Value) -> ctypes.Array[c_ubyte] | ctypes.Array[c_ulong] | c_u
     return (c_ulong * len(value))(*value)
 
 
-def masters(label: str, key_id: bytes) -> Iterator[Template]:
-    """For C_GenerateKey of a master, an AES-256 token key that can derive and do nothing else: the best template
-    first, then without the attributes that some tokens do not keep (NSS: both).
+MISSING = ((), (ck.ALLOWED_MECHANISMS,), (ck.ALLOWED_MECHANISMS, ck.COPYABLE))
+"""The attributes that some tokens do not take, the best case first. NSS takes both for session keys only."""
+
+
+def masters(label: str, key_id: bytes, *, native: bool) -> Iterator[Template]:
+    """For C_GenerateKey of a master, an AES-256 token key with one use, the best template first.
+
+    The use records how the master derives, for as long as it lives: CKA_DERIVE if the token does it (`native`), else
+    CKA_ENCRYPT, from which derivations are composed.
     """
     head: list[tuple[int, Value]] = [(ck.VALUE_LEN, 32), (ck.LABEL, label.encode()), (ck.ID, key_id)]
-    key = _key(ck.AES, {ck.DERIVE}, (ck.AES_CBC_ENCRYPT_DATA,), token=True)
-    for missing in ((), (ck.ALLOWED_MECHANISMS,), (ck.ALLOWED_MECHANISMS, ck.COPYABLE)):
+    use, mechanism = (ck.DERIVE, ck.AES_CBC_ENCRYPT_DATA) if native else (ck.ENCRYPT, ck.AES_CBC)
+    key = _key(ck.AES, {use}, (mechanism,), token=True)
+    for missing in MISSING:
         yield Template([*head, *(entry for entry in key if entry[0] not in missing)])
 
 
@@ -109,14 +117,10 @@ def _key(
 
 
 class Templates:
-    """The templates for one token, made once.
+    """The templates of session keys for one token, made once."""
 
-    `allowed_mechanisms`: the token takes CKA_ALLOWED_MECHANISMS. `native_prf`: it computes the RFC's PRF itself.
-    """
-
-    def __init__(self, *, allowed_mechanisms: bool, native_prf: bool) -> None:
-        self._allowed_mechanisms = allowed_mechanisms
-        self._native_prf = native_prf
+    def __init__(self, capabilities: Capabilities) -> None:
+        self._capabilities = capabilities
         self._derive: dict[tuple[Use, int], Template] = {}
         self._load: dict[tuple[Use, int], LoadTemplate] = {}
 
@@ -137,18 +141,23 @@ class Templates:
         return self._load[use, length]
 
     def _session_key(self, use: Use, length: int) -> list[tuple[int, Value]]:
-        key = self._usable(use, length)
-        return key if self._allowed_mechanisms else [e for e in key if e[0] != ck.ALLOWED_MECHANISMS]
+        return [e for e in self._usable(use, length) if e[0] not in self._capabilities.missing]
 
     def _usable(self, use: Use, length: int) -> list[tuple[int, Value]]:
-        if use is Use.BRANCH:
+        if use is Use.BRANCH and self._capabilities.native_derivation:
             return _key(ck.AES, {ck.DERIVE, ck.ENCRYPT}, (ck.AES_CBC_ENCRYPT_DATA, ck.AES_CBC))
-        if use is Use.PRF and self._native_prf:
+        if use is Use.BRANCH:
+            return _key(ck.AES, {ck.ENCRYPT}, (ck.AES_CBC,))
+        if use is Use.PRF and self._capabilities.native_prf:
             return _key(ck.GENERIC_SECRET, {ck.SIGN, ck.DERIVE}, (*_HMACS, _KDF))
         if use in (Use.PRF, Use.SIGN):
             return _key(ck.GENERIC_SECRET, {ck.SIGN}, _HMACS)
         if use is Use.VERIFY:
             return _key(ck.GENERIC_SECRET, {ck.VERIFY}, _HMACS)
+        attribute = ck.ENCRYPT if use is Use.ENCRYPT else ck.DECRYPT
+        if not self._capabilities.native_ctr:
+            # Counter mode composed of ECB encrypts in both directions.
+            return _key(ck.AES, {ck.ENCRYPT, attribute} if length == 16 else {ck.ENCRYPT}, (ck.AES_ECB,))
         # AES key wrap, over ECB, exists with 128-bit keys only.
         mechanisms = (ck.AES_CTR, ck.AES_ECB) if length == 16 else (ck.AES_CTR,)
-        return _key(ck.AES, {ck.ENCRYPT if use is Use.ENCRYPT else ck.DECRYPT}, mechanisms)
+        return _key(ck.AES, {attribute}, mechanisms)

@@ -1,12 +1,14 @@
-"""Settings for all tests, and real tokens: one SoftHSM token and one NSS database per test process."""
+"""Settings for all tests, and real tokens: one of each kind per test process."""
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
 
 import hsm
+from tests.hsm import opencryptoki
 from tests.hsm.tokens import PIN, SO_PIN, TOKENS
 
 # No verdict depends on time: the machine may be busy.
@@ -14,14 +16,37 @@ settings.register_profile("project", deadline=None, suppress_health_check=[Healt
 settings.load_profile("project")
 
 
+class Specs(dict[str, hsm.TokenSpec]):
+    """The tokens by kind, each made when it is first asked for. Skips the test if it cannot run here."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__()
+        self._folder = folder
+        self._unavailable: dict[str, str] = {}
+
+    def __missing__(self, kind: str) -> hsm.TokenSpec:
+        if kind in self._unavailable:
+            pytest.skip(self._unavailable[kind])
+        try:
+            self[kind] = self._create(kind)
+        except opencryptoki.Unavailable as reason:
+            self._unavailable[kind] = str(reason)
+            pytest.skip(str(reason))
+        return self[kind]
+
+    def _create(self, kind: str) -> hsm.TokenSpec:
+        folder = self._folder / kind
+        if kind == "softhsm":
+            return hsm.softhsm.create(folder, pin=PIN, so_pin=SO_PIN)
+        if kind == "nss":
+            return hsm.nss.create(folder, pin=PIN)
+        return opencryptoki.create(folder, pin=PIN, so_pin=SO_PIN)
+
+
 @pytest.fixture(scope="session")
-def specs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, hsm.TokenSpec]:
+def specs(tmp_path_factory: pytest.TempPathFactory) -> Specs:
     """A fresh token of each kind, shared by the tests of this process: PKCS#11 allows one configuration only."""
-    folder = tmp_path_factory.mktemp("tokens")
-    return {
-        "softhsm": hsm.softhsm.create(folder / "softhsm", pin=PIN, so_pin=SO_PIN),
-        "nss": hsm.nss.create(folder / "nss", pin=PIN),
-    }
+    return Specs(tmp_path_factory.mktemp("tokens"))
 
 
 @pytest.fixture(params=TOKENS, scope="module")

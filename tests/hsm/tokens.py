@@ -1,5 +1,6 @@
 """The tokens under test and their PINs."""
 
-PIN = b"user pin 123456"
-SO_PIN = b"so pin 654321"
-TOKENS = ("softhsm", "nss")
+TOKENS = ("softhsm", "nss", "opencryptoki")
+# opencryptoki takes PINs of 4 to 8 bytes.
+PIN = b"user-pin"
+SO_PIN = b"so-pin-1"

@@ -15,6 +15,7 @@ from kms.mikey import policy as rules
 from kms.mikey.payloads import TicketPolicy
 from kms.mikey.registry import KeyType
 from kms.mikey.ticket_data import BASE_TICKET, DERIVED_TICKET, KeyEntry
+from tests.hsm.tokens import TOKENS
 
 DAY = 86400
 NOW = 20_000 * DAY + 100
@@ -23,7 +24,7 @@ TGK = KeyEntry(KeyType.TGK, 32, 0, b"spi1")
 OpenToken = Callable[..., hsm.Token]
 
 
-@pytest.fixture(params=["softhsm", "nss"])
+@pytest.fixture(params=TOKENS)
 def opened(request: pytest.FixtureRequest, open_token: OpenToken) -> Iterator[tuple[str, hsm.Token]]:
     token = open_token(request.param)
     yield request.param, token
@@ -94,7 +95,7 @@ def test_a_key_that_another_process_destroyed_is_noticed_and_looked_up_anew(
     epochs.maintain(NOW)
     psk_id, key = epochs.current(NOW)
     assert isinstance(key, TokenKey)
-    original = token._originals["kms TPK 20000"]
+    original, _id = token._originals["kms TPK 20000"]
     token.session.destroy(original)  # behind the back of this Token, as another process would
     stale = epochs.epoch(psk_id)
     assert stale is not None

@@ -14,6 +14,7 @@ import grpc
 import pytest
 
 from kms.client import Participant, Refused
+from kms.client.v1.client_pb2 import ResolveTicketRequest
 from kms.client.v1.client_pb2_grpc import ClientServiceStub
 from kms.crypto.software import SoftwareKey
 from kms.focus import Focus
@@ -334,7 +335,9 @@ def test_a_peer_that_hangs_keeps_no_one_else_waiting(world: World) -> None:
         hanging = []
         for _ in range(40):  # more than may wait at a time; each is a message of its own
             message = _resolve_init(bob.party, alice.party, granted, BOB)
-            hanging.append(bob.client.ResolveTicket.future(_resolve_request(message), timeout=20))
+            hanging.append(
+                bob.client.ResolveTicket.future(ResolveTicketRequest(mikey_message=message), timeout=20)
+            )
         assert other.ticket_for(BOB), "the one engine of b is free"
         assert other.resolve(_resolve_init(other.party, alice.party, alice.ticket_for(MALLORY), MALLORY))
         for call in hanging:
@@ -347,16 +350,10 @@ def test_the_caller_s_deadline_ends_the_waiting_for_a_peer(world: World) -> None
         message = _resolve_init(bob.party, alice.party, _made_by(alice.ticket_for(BOB), KMS_HUNG), BOB)
         before = _forwards(world.b, KMS_HUNG, "unavailable")
         with pytest.raises(grpc.RpcError):
-            bob.client.ResolveTicket(_resolve_request(message), timeout=ANSWER_SECONDS / 8)
+            bob.client.ResolveTicket(ResolveTicketRequest(mikey_message=message), timeout=ANSWER_SECONDS / 8)
         deadline = time.monotonic() + 20
         while _forwards(world.b, KMS_HUNG, "unavailable") == before:
             assert time.monotonic() < deadline
-
-
-def _resolve_request(message: bytes) -> object:
-    from kms.client.v1.client_pb2 import ResolveTicketRequest
-
-    return ResolveTicketRequest(mikey_message=message)
 
 
 # -- what each process may hold ------------------------------------------------------------------------------------

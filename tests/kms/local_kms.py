@@ -1,16 +1,17 @@
 """A KMS in this process: the real engine over software keys, with enrolment, and an Endpoint for the SDKs."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from kms.crypto.interface import Key, Use
+from kms.crypto.interface import Key, KeyOperations, Use
 from kms.crypto.software import SoftwareKeys
 from kms.crypto.sources import Sources
 from kms.crypto.suite import suite_of
 from kms.engine.context import Context, PublicKey
 from kms.engine.directory import Directory, Role, TpkRole
 from kms.engine.engine import Engine
+from kms.engine.peers import Peer
 from kms.engine.psk import Subscriber
 from kms.engine.shared_tpks import DiversifiedTpks, release_tpks
 from kms.engine.v1.link_pb2 import (
@@ -49,19 +50,23 @@ class LocalKms:
         folder: Path,
         clock: Clock | None = None,
         *,
-        ops: SoftwareKeys | None = None,
+        ops: KeyOperations | None = None,
         public_key: PublicKey | None = None,
+        identity: str = KMS_IDENTITY,
+        peers: Mapping[bytes, Peer] | None = None,
+        tpks: DiversifiedTpks | None = None,
     ) -> None:
+        self.identity = identity
         self.clock = clock or Clock()
         self._ops = ops or SoftwareKeys()
         self._psks: dict[bytes, tuple[bytes, int, dict[PrfFunc, bytes]]] = {}
         self._epoch = self._ops.load(os.urandom(32), Use.BRANCH)
         master = self._ops.load(os.urandom(32), Use.BRANCH)
-        self.tpks = DiversifiedTpks(self._ops, lambda _version: master)
+        self.tpks = tpks or DiversifiedTpks(self._ops, lambda _version: master)
         self.directory = Directory(folder / "directory.db")
         self.engine = Engine(
             Context(
-                KMS_IDENTITY.encode(),
+                identity.encode(),
                 self._ops,
                 self,
                 self,
@@ -70,6 +75,7 @@ class LocalKms:
                 base_mpk_length=32,
                 public_key=public_key,
                 shared_tpks=self.tpks,
+                peers=peers or {},
             )
         )
 
@@ -93,7 +99,7 @@ class LocalKms:
             for role, peer, tpk_id, tpk in release_tpks(self.tpks, self.directory, user, tpk_peers, prf)
         )
         end = "localhost:0", role.value, keys, "-", "-", "-"
-        return Credential(identity, KMS_IDENTITY, *end, tpks=tpks)
+        return Credential(identity, self.identity, *end, tpks=tpks)
 
     def answer(
         self,

@@ -4,6 +4,7 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from hsm import KeyNotFound
 from kms.crypto.interface import Key, KeyOperations, Use
 from kms.crypto.software import SoftwareKeys
 from kms.crypto.sources import Sources
@@ -13,7 +14,7 @@ from kms.engine.directory import Directory, Role, TpkRole
 from kms.engine.engine import Engine
 from kms.engine.peers import Peer
 from kms.engine.psk import Subscriber
-from kms.engine.shared_tpks import DiversifiedTpks, release_tpks
+from kms.engine.shared_tpks import CURRENT_MASTER, DiversifiedTpks, release_tpks
 from kms.engine.v1.link_pb2 import (
     CALLED_SERVICE_CLIENT,
     CALLED_SERVICE_FOCUS,
@@ -62,7 +63,7 @@ class LocalKms:
         self._psks: dict[bytes, tuple[bytes, int, dict[PrfFunc, bytes]]] = {}
         self._epoch = self._ops.load(os.urandom(32), Use.BRANCH)
         master = self._ops.load(os.urandom(32), Use.BRANCH)
-        self.tpks = tpks or DiversifiedTpks(self._ops, lambda _version: master)
+        self.tpks = tpks or DiversifiedTpks(self._ops, lambda version: _master(version, master))
         self.directory = Directory(folder / "directory.db")
         self.engine = Engine(
             Context(
@@ -146,6 +147,12 @@ class LocalKms:
 
     def forget(self) -> None:
         """See TicketKeys."""
+
+
+def _master(version: int, master: Key) -> Key:
+    if version != CURRENT_MASTER:
+        raise KeyNotFound(f"no master {version}")
+    return master
 
 
 class LocalEndpoint:

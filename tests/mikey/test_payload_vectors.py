@@ -60,7 +60,7 @@ def test_thdr(form: Json) -> None:
 
 
 def test_all_payload_classes_have_a_vector() -> None:
-    assert {f["payload"] for f in VECTORS} == set(vectors._CLASSES) | {"HDR", "THDR"}
+    assert {f["payload"] for f in VECTORS} == set(vectors.CLASSES) | {"HDR", "THDR"}
 
 
 @pytest.mark.parametrize(

@@ -123,6 +123,7 @@ class _Play:
     def _resolve_init(self, ticket: Ticket, sender: bytes, suite: Suite, now: int) -> bytes:
         party, psk = self.scene.party(sender), self.scene.setting.psks[sender]
         sent = self.call.resolve_init
+        assert sent is not None
         payloads: list[Payload] = []
         for p in sent.payloads[:-1]:
             if isinstance(p, Idr) and p.role in (IdRole.RESPONDER, IdRole.PSK):

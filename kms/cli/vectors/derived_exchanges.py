@@ -1,4 +1,4 @@
-"""This project's own exchanges: derived tickets in both suites, every kind of key, and base tickets of an epoch."""
+"""This project's own exchanges: derived tickets with every kind of key, and base tickets in all four modes."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +10,7 @@ from kms.mikey import policy as rules
 from kms.mikey.payloads import Flags, KeyData, with_spi
 from kms.mikey.registry import KeyType
 from kms.mikey.ticket_data import BASE_TICKET
+from kms.party.making import MODE_3_FLAGS, MODE_4_FLAGS
 
 UNFORKED = rules.FORKED_MODE_1 & ~Flags.I
 REUSED = rules.FORKED_MODE_1 | Flags.J
@@ -117,6 +118,21 @@ def _base_of_epoch(suite: Suite) -> Callable[[str, Path], Json]:
     return make
 
 
+def _shared_tpk(mode: int, flags: Flags) -> Callable[[str, Path], Json]:
+    """Modes 2 to 4 (RFC 6043 4.1.1): a base ticket whose TPK the KMS or a party shares."""
+
+    def make(seed: str, folder: Path) -> Json:
+        scene = Scene(f"psk256-base-mode-{mode}", SUITE_256, seed, folder, shared_tpk=True)
+        keys = [key(scene, KeyType.TGK, 1)]
+        wanted = None if mode > 2 else keys
+        policy = scene.policy(ALICE, [BOB], flags, wanted, BASE_TICKET)
+        granted = scene.make(ALICE, policy, keys) if mode > 2 else scene.request(ALICE, policy)
+        scene.transfer(ALICE, granted, BOB)
+        return scene.exchange()
+
+    return make
+
+
 _SCENES: tuple[Callable[[str, Path], Json], ...] = (
     _forked(SUITE_256),
     _forked(SUITE_128),
@@ -132,4 +148,7 @@ _SCENES: tuple[Callable[[str, Path], Json], ...] = (
     _cut,
     _base_of_epoch(SUITE_256),
     _base_of_epoch(SUITE_128),
+    _shared_tpk(2, UNFORKED & ~Flags.E),
+    _shared_tpk(3, MODE_3_FLAGS),
+    _shared_tpk(4, MODE_4_FLAGS),
 )

@@ -1,10 +1,15 @@
 """The Initiators of a vector: REQUEST_INIT, TRANSFER_INIT and CSB updates made anew, the answers to them verified."""
 
+from dataclasses import replace
+
 from kms.cli.vectors.entries import BrokenVector
+from kms.cli.vectors.kms_role import put_keys
 from kms.cli.vectors.party_role import PartyRole
-from kms.cli.vectors.report import Mismatch
+from kms.cli.vectors.report import Mismatch, equal
 from kms.cli.vectors.setting import Setting
 from kms.cli.vectors.steps import Step, sessions_of
+from kms.crypto import base_ticket
+from kms.crypto.interface import Use
 from kms.crypto.protection import MessageProtection
 from kms.crypto.suite import suite_of
 from kms.mikey import policy as rules
@@ -12,10 +17,13 @@ from kms.mikey.errors import MikeyError, ReceivedError
 from kms.mikey.exchange import Role
 from kms.mikey.labels import INITIAL
 from kms.mikey.message import Message
-from kms.mikey.payloads import Sp, Ticket, Tp
+from kms.mikey.payloads import Flags, Sp, Ticket, Tp
 from kms.mikey.registry import DataType, IdRole, RandRole
+from kms.mikey.ticket_data import TicketData
 from kms.party.acceptance import Acceptance
+from kms.party.credential import SharedTpk
 from kms.party.initiator import OutgoingTransfer
+from kms.party.making import MPK_LENGTH, make_ticket
 from kms.party.requesting import GrantedTicket, TicketRequest
 
 
@@ -69,15 +77,14 @@ class InitiatorRole(PartyRole):
     def _transfer(self, step: Step) -> None:
         message = step.message
         ticket = message.get(Ticket)
-        granted = self._granted.get(ticket.without_initiator_data())
-        if granted is None:
-            raise BrokenVector(f"{step.where}: its ticket was not granted in this vector")
         named = rules.responders(ticket.policy)
         called = message.idr(IdRole.RESPONDER) or (named[0] if named else b"")
+        own = message.idr(IdRole.INITIATOR) or rules.identity(ticket.policy, IdRole.INITIATOR) or b""
+        granted = self._granted.get(ticket.without_initiator_data())
+        if granted is None:
+            granted = self._make(step, ticket, own)
         self.script(step)
-        party = self.party(
-            message.idr(IdRole.INITIATOR) or rules.identity(ticket.policy, IdRole.INITIATOR) or b""
-        )
+        party = self.party(own)
         protection = MessageProtection(
             self.ops,
             granted.mpki,
@@ -100,6 +107,29 @@ class InitiatorRole(PartyRole):
         self.waits_for(outgoing.complete)
         if outgoing.session is not None:
             self.established.append(outgoing.session)
+
+    def _make(self, step: Step, ticket: Ticket, own: bytes) -> GrantedTicket:
+        """The ticket of a TRANSFER_INIT, made by the Initiator itself with the TPK that it shares (modes 3 and 4)."""
+        if ticket.policy.flags & Flags.D or self.setting.tpk is None:
+            raise BrokenVector(f"{step.where}: its ticket was not granted in this vector")
+        data = TicketData.decode(ticket.ticket_data)
+        tpk = self.ops.load(self.setting.tpk, Use.PRF)
+        opened = base_ticket.open_ticket(self.ops, tpk, ticket, data)
+        if len(opened.mpk.key) != MPK_LENGTH:
+            raise BrokenVector(f"{step.where}: an MPK of {len(opened.mpk.key)} bytes, ours have {MPK_LENGTH}")
+        self.sources.clear()
+        self.sources.clock = step.time
+        self.sources.put("ticket RAND", data.rand)
+        self.sources.put_timestamp(data.t)
+        put_keys(self.sources, opened)
+        peer = None if ticket.policy.flags & Flags.E else rules.responders(ticket.policy)[0].decode()
+        bits, psk_id = suite_of(ticket.policy.prf).bits, data.psk_id or b""
+        shared = SharedTpk(bits, "initiator", psk_id, self.setting.tpk, peer)
+        made = make_ticket(replace(self.party(own), tpks=(shared,)), ticket.policy, opened.session_keys)
+        equal(
+            f"{step.where}: the ticket", ticket.without_initiator_data(), made.ticket.without_initiator_data()
+        )
+        return made
 
     def _complete(self, step: Step) -> None:
         outgoing = self._transfers.get(step.csb_id)

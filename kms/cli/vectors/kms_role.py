@@ -244,12 +244,7 @@ class VectorKms:
             )
         opened = base_ticket.open_ticket(self._ops, tpk, ticket, data)
         self._context = replace(self._context, base_mpk_length=len(opened.mpk.key))
-        self.sources.put("MPK", opened.mpk.key)
-        self.sources.put("MPK SPI", opened.mpk.spi)
-        for key in opened.session_keys:
-            self.sources.put("session key", key.key)
-            if key.salt:
-                self.sources.put("session salt", key.salt)
+        put_keys(self.sources, opened)
         return [entry_of(key) for key in opened.session_keys]
 
     def _expect_end(self, desired: TicketPolicy, granted: TicketPolicy) -> None:
@@ -257,6 +252,16 @@ class VectorKms:
         end = rules.validity(granted)[1]
         if end is not None and end != rules.validity(desired)[1]:
             self._context = replace(self._context, limits=Limits(int(end) - int(self.sources.clock)))
+
+
+def put_keys(sources: ScriptedSources, opened: base_ticket.OpenedTicket) -> None:
+    """Have the next base ticket encode these keys."""
+    sources.put("MPK", opened.mpk.key)
+    sources.put("MPK SPI", opened.mpk.spi)
+    for key in opened.session_keys:
+        sources.put("session key", key.key)
+        if key.salt:
+            sources.put("session salt", key.salt)
 
 
 def _error_no(error_message: bytes) -> ErrorNo:

@@ -48,7 +48,6 @@ class PartyRole:
         self.sources = ScriptedSources(setting.clock)
         self.established: list[Session] = []
         self._keys = PartyKeys(setting, self.ops, self.sources)
-        self._parties: dict[tuple[bytes, bool], Party] = {}
         self._updates: dict[int, Step] = {}
         self._waiting: Callable[[bytes], object] | None = None
 
@@ -72,10 +71,9 @@ class PartyRole:
     def party(self, identity: bytes, step: Step | None = None) -> Party:
         """A subscriber of the vector's KMS. `step` is the message to the KMS that says how it authenticates."""
         signing = step is not None and step.kind in PUBLIC_KEY
-        if (identity, signing) not in self._parties:
-            chain = step.message.find_all(Cert) if step is not None else ()
-            self._parties[identity, signing] = self._keys.party(identity, chain, signing=signing)
-        return self._parties[identity, signing]
+        chain = step.message.find_all(Cert) if step is not None else ()
+        # Anew each time: a party never takes a CSB ID again that it remembers, a vector may.
+        return self._keys.party(identity, chain, signing=signing)
 
     def script(self, step: Step) -> None:
         """Make the next message that is made have the CSB ID, T, RANDRs and envelope key of this one."""

@@ -143,7 +143,10 @@ class ResponderRole(PartyRole):
             incoming.reuse(known)
             self._keep(incoming, identity, known)
         elif self.setting.tpk is not None:
-            resolution = incoming.resolve_locally(self.setting.tpk, self.setting.tpk_id or None)
+            policy = incoming.ticket.policy
+            maker = None if policy.flags & Flags.D else rules.identity(policy, IdRole.INITIATOR)
+            tpk_id = self.setting.tpk_id or None
+            resolution = incoming.resolve_locally(self.setting.tpk, tpk_id, initiator=maker)
             self._keep(incoming, identity, resolution)
         else:
             raise BrokenVector(

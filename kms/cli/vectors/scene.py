@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from kms.cli.vectors import forms
@@ -18,11 +18,13 @@ from kms.mikey import labels
 from kms.mikey import policy as rules
 from kms.mikey.message import Message
 from kms.mikey.payloads import Flags, GenericIdSession, KeyData, SrtpSessionData, TicketPolicy
-from kms.mikey.registry import ErrorNo, PrfFunc
+from kms.mikey.registry import ErrorNo, IdRole, PrfFunc
 from kms.mikey.srtp import SrtpPolicy
 from kms.mikey.ticket_data import DERIVED_TICKET
 from kms.party.acceptance import Acceptance
+from kms.party.credential import SharedTpk
 from kms.party.initiator import OutgoingTransfer
+from kms.party.making import make_ticket
 from kms.party.party import Party, SuiteKey
 from kms.party.requesting import GrantedTicket, TicketRequest
 from kms.party.responder import IncomingTransfer
@@ -111,7 +113,7 @@ class Call:
     granted: GrantedTicket
     outgoing: OutgoingTransfer
     incoming: IncomingTransfer
-    resolve_init: Message
+    resolve_init: Message | None
 
 
 @dataclass
@@ -125,6 +127,7 @@ class Scene:
     groups: dict[bytes, tuple[bytes, ...]] = field(default_factory=dict)
     clients: tuple[bytes, ...] = ()
     max_lifetime: int = 86400
+    shared_tpk: bool = False
 
     def __post_init__(self) -> None:
         self.ops = RecordingKeys()
@@ -172,6 +175,8 @@ class Scene:
             "tpk_epochs": {current: self.draw(32).hex()},
             "current_epoch": current,
         }
+        if self.shared_tpk:
+            config |= {"tpk": self.draw(32).hex(), "tpk_id": b"shared TPK".hex()}
         if self.groups:
             config["groups"] = {g.decode(): [m.decode() for m in ms] for g, ms in self.groups.items()}
         if self.clients:
@@ -212,6 +217,13 @@ class Scene:
         self.party(initiator)
         return request.complete(answer)
 
+    def make(self, initiator: bytes, policy: TicketPolicy, keys: Iterable[KeyData]) -> GrantedTicket:
+        """A ticket that the Initiator makes with the shared TPK (modes 3 and 4)."""
+        assert self.setting.tpk is not None
+        peer = None if policy.flags & Flags.E else rules.responders(policy)[0].decode()
+        tpk = SharedTpk(self.suite.bits, "initiator", self.setting.tpk_id, self.setting.tpk, peer)
+        return make_ticket(replace(self.party(initiator), tpks=(tpk,)), policy, tuple(keys))
+
     def transfer(
         self,
         initiator: bytes,
@@ -221,7 +233,10 @@ class Scene:
         keys: Iterable[KeyData] = (),
         randr_r: bytes | None = None,
     ) -> Call:
-        """Ticket Transfer and Ticket Resolve: one SRTP session. `keys` and `randr_r` are the Responder's."""
+        """Ticket Transfer and Ticket Resolve: one SRTP session. `keys` and `randr_r` are the Responder's.
+
+        With E = 0 the Responder opens the ticket itself, with the shared TPK.
+        """
         srtp = SrtpPolicy(encr_key_len=self.suite.key_length)
         spi = granted.session_keys[0].spi if granted.session_keys else b""
         session = GenericIdSession(1, (0,), SrtpSessionData(0x1234_5678).body(), spi)
@@ -231,11 +246,7 @@ class Scene:
         outgoing = OutgoingTransfer(*arguments, acceptance=acceptance)
         self._note("TRANSFER_INIT", outgoing.message.raw)
         incoming = IncomingTransfer(self.party(answerer), outgoing.message.raw, acceptance)
-        resolve_init = incoming.resolve_init()
-        self._note("RESOLVE_INIT", resolve_init.raw)
-        answer = self._note("RESOLVE_RESP", self._ask(resolve_init))
-        self.party(answerer)
-        incoming.resolved(answer)
+        resolve_init = self._resolve(incoming, answerer)
         transfer_resp = incoming.answer(keys=keys, randr_r=randr_r)
         self._note("TRANSFER_RESP", transfer_resp.raw)
         self.party(initiator)
@@ -243,6 +254,20 @@ class Scene:
         assert incoming.session is not None
         self.sessions.append(incoming.session)
         return Call(granted, outgoing, incoming, resolve_init)
+
+    def _resolve(self, incoming: IncomingTransfer, responder: bytes) -> Message | None:
+        policy = incoming.ticket.policy
+        if not policy.flags & Flags.E:
+            assert self.setting.tpk is not None
+            maker = None if policy.flags & Flags.D else rules.identity(policy, IdRole.INITIATOR)
+            incoming.resolve_locally(self.setting.tpk, self.setting.tpk_id, initiator=maker)
+            return None
+        resolve_init = incoming.resolve_init()
+        self._note("RESOLVE_INIT", resolve_init.raw)
+        answer = self._note("RESOLVE_RESP", self._ask(resolve_init))
+        self.party(responder)
+        incoming.resolved(answer)
+        return resolve_init
 
     def _ask(self, message: Message) -> bytes:
         return self.kms.answer(message.raw, self.now)

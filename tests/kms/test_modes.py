@@ -116,12 +116,13 @@ class Forger:
 
     def send(self) -> bytes:
         """The TRANSFER_INIT with the ticket, in the name of the initiator."""
-        sender = Credential(self.initiator, self.kms.identity, "-", "client", (), "-", "-", "-")
-        with Participant(sender, endpoint=LocalEndpoint(self.kms, sender), sources=self._sources()) as party:
-            return party.offer(self._granted(party._party), self.responder, [Stream(1)]).message
-
-    def _sources(self) -> Sources:
-        return Sources(clock=self.kms.clock)
+        name = Credential(self.initiator, self.kms.identity, "-", "client", (), "-", "-", "-")
+        sender = Party.of(name, Sources(clock=self.kms.clock))
+        sessions, policies = encode([Stream(1)])
+        if not self.flags & Flags.F:
+            sessions = [replace(session, spi=self.keys[0].spi) for session in sessions]
+        granted = self._granted(sender)
+        return OutgoingTransfer(sender, granted, self.responder.encode(), sessions, policies).message.raw
 
     def _granted(self, party: Party) -> GrantedTicket:
         ops, suite = party.ops, suite_of(self.prf)

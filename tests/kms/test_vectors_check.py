@@ -61,7 +61,14 @@ def test_exchanges_and_negatives(key: str, entry: Json) -> None:
         assert "not normative" not in results[0].detail or entry["target"] == "KMS"
     else:
         asks = any(m["name"] in ("REQUEST_INIT", "RESOLVE_INIT") for m in entry["messages"])
-        expected = {"codec", "derivations", "Initiator", "Responder", *(["KMS"] if asks else [])}
+        called = any(m["name"] == "TRANSFER_INIT" for m in entry["messages"])
+        expected = {
+            "codec",
+            "derivations",
+            "Initiator",
+            *(["Responder"] if called else []),
+            *(["KMS"] if asks else []),
+        }
         assert {r.role for r in results} == expected
 
 
@@ -206,6 +213,17 @@ def test_a_replay_is_one_only_after_its_first_copy() -> None:
 # -- what may be different -------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize(
+    ("name", "role"),
+    [("psk256-derived-refused-by-KMS", "KMS"), ("psk256-derived-refused-by-Responder", "Responder")],
+)
+def test_error_messages_are_compared(name: str, role: str) -> None:
+    entry = next(e for e in entries("derived-exchanges", "exchanges") if e["name"] == name)
+    assert not failed(CHECKS["exchanges"]([entry]))
+    entry["messages"][-1]["hex"] = flip(entry["messages"][-1]["hex"], -1)
+    assert role in [r.role for r in failed(CHECKS["exchanges"]([entry]))]
+
+
 def test_unknown_members_are_ignored() -> None:
     entry = exchange("psk256-forked")
     entry["remark"] = entry["config"]["remark"] = entry["config"]["suite"]["remark"] = {"x": None}
@@ -264,6 +282,17 @@ def test_table_and_exit_code(capsys: pytest.CaptureFixture[str]) -> None:
     out = capsys.readouterr().out
     assert "payloads[0] KEMAC" in out
     assert "60 pass, 0 fail, 0 refused-as-expected" in out
+
+
+def test_a_hostile_name_is_printed_as_one_line(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    file = tmp_path / "x.json"
+    names = ["\ud800\n\x1b[31m[red]", "x" * 5000]
+    file.write_text(json.dumps({"negatives": [{"name": n, "target": n} for n in names]}))
+    assert check_command([file], as_json=False) == 1
+    out = capsys.readouterr().out
+    assert "??" in out
+    assert "[31m[red]" in out
+    assert "\x1b" not in out
 
 
 @pytest.mark.parametrize(

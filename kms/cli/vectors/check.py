@@ -98,7 +98,15 @@ def _totals(results: dict[Path, list[Result]]) -> dict[str, int]:
 def _show(results: dict[Path, list[Result]]) -> None:
     out = console()
     for path, found in results.items():
-        rows = [(r.name, r.role, Text(r.verdict.value, _STYLES[r.verdict]), r.detail) for r in found]
+        rows = [
+            (_line(r.name), _line(r.role), Text(r.verdict.value, _STYLES[r.verdict]), _line(r.detail))
+            for r in found
+        ]
         out.print(table(str(path), ("vector", "role", "verdict", "detail"), rows))
     totals = _totals(results)
     out.print(", ".join(f"{count} {verdict}" for verdict, count in totals.items()))
+
+
+def _line(text: str) -> str:
+    """One printable line of whatever a file has for a name."""
+    return "".join(c if c.isprintable() else "?" for c in text)

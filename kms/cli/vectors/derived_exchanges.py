@@ -8,7 +8,8 @@ from kms.cli.vectors.scene import ALICE, BOB, CAROL, FOCUS, LIFETIME, Scene
 from kms.crypto.suite import SUITE_128, SUITE_256, Suite
 from kms.mikey import policy as rules
 from kms.mikey.payloads import Flags, KeyData, with_spi
-from kms.mikey.registry import KeyType
+from kms.mikey.registry import ErrorNo, KeyType
+from kms.mikey.srtp import SrtpPolicy
 from kms.mikey.ticket_data import BASE_TICKET
 from kms.party.making import MODE_3_FLAGS, MODE_4_FLAGS
 
@@ -133,6 +134,22 @@ def _shared_tpk(mode: int, flags: Flags) -> Callable[[str, Path], Json]:
     return make
 
 
+def _refused_by_kms(seed: str, folder: Path) -> Json:
+    """The KMS does not grant what was asked for: an Error message that only the PSK's owner can verify (5.4)."""
+    scene = Scene("psk256-derived-refused-by-KMS", SUITE_256, seed, folder)
+    salted = with_spi(KeyType.TGK_SALT, bytes(32), bytes(33), b"salt")
+    scene.refused_request(ALICE, scene.policy(ALICE, [BOB], keys=[salted]))
+    return scene.exchange()
+
+
+def _refused_by_responder(seed: str, folder: Path) -> Json:
+    """The Responder wants another SRTP policy, which its Error message names (5.4, 6.1.1)."""
+    scene = Scene("psk256-derived-refused-by-Responder", SUITE_256, seed, folder)
+    granted = scene.request(ALICE, scene.policy(ALICE, [BOB], keys=[key(scene, KeyType.TGK, 1)]))
+    scene.refuse(scene.offer(ALICE, granted, BOB), ErrorNo.INVALID_SPPAR, [SrtpPolicy().sp(0)])
+    return scene.exchange()
+
+
 _SCENES: tuple[Callable[[str, Path], Json], ...] = (
     _forked(SUITE_256),
     _forked(SUITE_128),
@@ -151,4 +168,6 @@ _SCENES: tuple[Callable[[str, Path], Json], ...] = (
     _shared_tpk(2, UNFORKED & ~Flags.E),
     _shared_tpk(3, MODE_3_FLAGS),
     _shared_tpk(4, MODE_4_FLAGS),
+    _refused_by_kms,
+    _refused_by_responder,
 )

@@ -18,10 +18,11 @@ from kms.mikey.exchange import Role
 from kms.mikey.labels import RESPONSE
 from kms.mikey.message import Message
 from kms.mikey.payloads import Flags, KeyData, Sp, Ticket
-from kms.mikey.registry import DataType, IdRole, RandRole
+from kms.mikey.registry import DataType, ErrorNo, IdRole, RandRole
 from kms.party.acceptance import Acceptance
 from kms.party.memory import InMemoryReplayCache, ResolutionCache
 from kms.party.party import Party
+from kms.party.refusing import refusal
 from kms.party.responder import IncomingTransfer, Resolution
 
 AskKms = Callable[[bytes], bytes]
@@ -207,6 +208,27 @@ class ResponderRole(PartyRole):
             except ReceivedError:
                 return
             raise Mismatch(f"{step.where}: an Error message was not taken for one")
+        offer = next((o for o in reversed(self._offers) if o.csb_id == step.csb_id), None)
+        if offer is not None:
+            self._refuse(step, offer)
+
+    def _refuse(self, step: Step, offer: Step) -> None:
+        """Answer a TRANSFER_INIT with an Error message: after its verification, or because it does not get so far."""
+        identity = self.called(offer.message)
+        incoming = next((i for (csb_id, _), i in self._incoming.items() if csb_id == step.csb_id), None)
+        try:
+            incoming = incoming or self._receive(offer, identity)
+            self.script(step)
+            made: Message | None = incoming.refuse(
+                ErrorNo(step.message.error_numbers[0]), step.message.find_all(Sp)
+            )
+        except MikeyError as error:
+            self._answered.add(offer.index)
+            self.script(step)
+            made = refusal(self.party(identity), offer.message.raw, error, self.acceptance)
+        if made is None:
+            raise Mismatch(f"{step.where}: no Error message is sent about this TRANSFER_INIT")
+        self.compare(step, made)
 
     # -- receiving a negative ------------------------------------------------------------------------------------------
 

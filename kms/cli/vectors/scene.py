@@ -8,7 +8,7 @@ from pathlib import Path
 from kms.cli.vectors import forms
 from kms.cli.vectors.entries import Json
 from kms.cli.vectors.exchanges import describe_session
-from kms.cli.vectors.kms_role import VectorKms
+from kms.cli.vectors.kms_role import KmsRefused, VectorKms
 from kms.cli.vectors.setting import ScriptedSources, read_setting
 from kms.crypto.interface import Key, Use
 from kms.crypto.software import SoftwareKeys
@@ -17,7 +17,7 @@ from kms.engine.psk import PSK_LENGTH, encode_psk_id
 from kms.mikey import labels
 from kms.mikey import policy as rules
 from kms.mikey.message import Message
-from kms.mikey.payloads import Flags, GenericIdSession, KeyData, SrtpSessionData, TicketPolicy
+from kms.mikey.payloads import Flags, GenericIdSession, KeyData, Sp, SrtpSessionData, TicketPolicy
 from kms.mikey.registry import ErrorNo, IdRole, PrfFunc
 from kms.mikey.srtp import SrtpPolicy
 from kms.mikey.ticket_data import DERIVED_TICKET
@@ -224,19 +224,10 @@ class Scene:
         tpk = SharedTpk(self.suite.bits, "initiator", self.setting.tpk_id, self.setting.tpk, peer)
         return make_ticket(replace(self.party(initiator), tpks=(tpk,)), policy, tuple(keys))
 
-    def transfer(
-        self,
-        initiator: bytes,
-        granted: GrantedTicket,
-        called: bytes,
-        responder: bytes | None = None,
-        keys: Iterable[KeyData] = (),
-        randr_r: bytes | None = None,
+    def offer(
+        self, initiator: bytes, granted: GrantedTicket, called: bytes, responder: bytes | None = None
     ) -> Call:
-        """Ticket Transfer and Ticket Resolve: one SRTP session. `keys` and `randr_r` are the Responder's.
-
-        With E = 0 the Responder opens the ticket itself, with the shared TPK.
-        """
+        """TRANSFER_INIT with one SRTP session, and Ticket Resolve; with E = 0 the Responder opens the ticket itself."""
         srtp = SrtpPolicy(encr_key_len=self.suite.key_length)
         spi = granted.session_keys[0].spi if granted.session_keys else b""
         session = GenericIdSession(1, (0,), SrtpSessionData(0x1234_5678).body(), spi)
@@ -246,14 +237,39 @@ class Scene:
         outgoing = OutgoingTransfer(*arguments, acceptance=acceptance)
         self._note("TRANSFER_INIT", outgoing.message.raw)
         incoming = IncomingTransfer(self.party(answerer), outgoing.message.raw, acceptance)
-        resolve_init = self._resolve(incoming, answerer)
-        transfer_resp = incoming.answer(keys=keys, randr_r=randr_r)
+        return Call(granted, outgoing, incoming, self._resolve(incoming, answerer))
+
+    def transfer(
+        self,
+        initiator: bytes,
+        granted: GrantedTicket,
+        called: bytes,
+        responder: bytes | None = None,
+        keys: Iterable[KeyData] = (),
+        randr_r: bytes | None = None,
+    ) -> Call:
+        """As `offer`, and TRANSFER_RESP. `keys` and `randr_r` are the Responder's."""
+        call = self.offer(initiator, granted, called, responder)
+        transfer_resp = call.incoming.answer(keys=keys, randr_r=randr_r)
         self._note("TRANSFER_RESP", transfer_resp.raw)
         self.party(initiator)
-        self.sessions.append(outgoing.complete(transfer_resp.raw))
-        assert incoming.session is not None
-        self.sessions.append(incoming.session)
-        return Call(granted, outgoing, incoming, resolve_init)
+        self.sessions.append(call.outgoing.complete(transfer_resp.raw))
+        assert call.incoming.session is not None
+        self.sessions.append(call.incoming.session)
+        return call
+
+    def refuse(self, call: Call, error_no: ErrorNo, policies: Iterable[Sp] = ()) -> None:
+        """The Responder answers with an Error message."""
+        self._note("ERROR", call.incoming.refuse(error_no, policies).raw)
+
+    def refused_request(self, initiator: bytes, policy: TicketPolicy) -> None:
+        """Ticket Request that the KMS answers with an Error message."""
+        request = TicketRequest(self.party(initiator), policy)
+        self._note("REQUEST_INIT", request.message.raw)
+        try:
+            self._ask(request.message)
+        except KmsRefused as refused:
+            self._note("ERROR", refused.answer)
 
     def _resolve(self, incoming: IncomingTransfer, responder: bytes) -> Message | None:
         policy = incoming.ticket.policy

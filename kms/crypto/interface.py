@@ -9,6 +9,7 @@ except through the two operations whose names say so: `release` and `prf_release
 from abc import ABC, abstractmethod
 from contextlib import AbstractContextManager
 from enum import Enum
+from typing import NoReturn
 
 from kms.mikey.registry import EncrAlg, MacAlg, PrfFunc
 
@@ -49,7 +50,7 @@ class UnsupportedKey(KeyOperationError):
 
 
 class Key(ABC):
-    """An opaque key. `repr` shows its use and length, never its bytes."""
+    """An opaque key. `repr` shows its use and length, never its bytes; it is neither copied nor pickled."""
 
     __slots__ = ("length", "use")
 
@@ -61,6 +62,10 @@ class Key(ABC):
         return f"<{type(self).__name__} {self.use.value} {self.length} bytes>"
 
     __str__ = __repr__
+
+    def __reduce__(self) -> NoReturn:
+        """Keep keys out of queues, caches and files. Raises TypeError."""
+        raise TypeError("a key is neither copied nor pickled")
 
 
 class KeyOperations(ABC):
@@ -132,7 +137,8 @@ class KeyOperations(ABC):
     def unwrap(self, key: Key, wrapped: bytes) -> Key:
         """The envelope key (16 to 32 bytes) in a PKE payload, as a PRF key: RSAES-PKCS1-v1_5 with an UNWRAP key.
 
-        Raises VerificationError for whatever is wrong with `wrapped`: one answer, so that it is no padding oracle.
+        Raises VerificationError for whatever is wrong with `wrapped`. The sender must never learn that it was raised:
+        it would have a padding oracle.
         """
         raise UnsupportedKey("these key operations have no RSA keys")
 

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from kms.crypto.interface import Key, VerificationError
+from kms.crypto.interface import Key, Use, VerificationError
 from kms.crypto.protection import MessageProtection
 from kms.crypto.suite import Suite, suite_of
 from kms.engine.certificates import CertificateRefused, Signer, check_chash, check_sign_type, untrusted
@@ -17,6 +17,7 @@ from kms.mikey.message import Message
 from kms.mikey.payloads import Cert, Chash, Pke, Sign
 from kms.mikey.registry import CertType, DataType, IdRole, RandRole
 
+_ENVELOPE_KEY_LENGTH = 32
 _SENDERS = {
     DataType.REQUEST_INIT_PSK: IdRole.INITIATOR,
     DataType.REQUEST_INIT_PK: IdRole.INITIATOR,
@@ -82,7 +83,7 @@ def _authenticate_psk(message: Message, context: Context) -> Authenticated:
 def _authenticate_pk(message: Message, context: Context) -> Authenticated:
     """The signature, then the certificate, then its enrolment: the RSA key is used for subscribers' PKE only.
 
-    Whatever fails of these, and a PKE that does not open, has one answer.
+    Whatever fails of these has one answer.
     """
     public_key = context.public_key
     if public_key is None:
@@ -97,11 +98,24 @@ def _authenticate_pk(message: Message, context: Context) -> Authenticated:
         signer.verify(message.get(Sign), message.coverage(claimed, context.kms_identity))
         public_key.certificates.check(signer, context.sources.now())
         identity = _subscriber(context.directory, signer, claimed)
-        key = context.ops.unwrap(public_key.private_key(), message.get(Pke).data)
-    except (CertificateRefused, VerificationError):
+    except CertificateRefused:
         raise untrusted() from None
+    key = _envelope_key(context, public_key.private_key(), message.get(Pke).data)
     suite = suite_of(message.hdr.prf)
     return Authenticated(message, suite, identity, claimed, key, context, certificate=signer.certificate)
+
+
+def _envelope_key(context: Context, private_key: Key, wrapped: bytes) -> Key:
+    """The envelope key in PKE; if it does not open, a random one, so that its sender cannot read the answer.
+
+    Nobody is told which of the two it was. From what opens and what does not, a subscriber that sends variants of a PKE
+    it recorded would find the envelope key in it (Bleichenbacher's attack).
+    """
+    substitute = context.ops.load(context.sources.random(_ENVELOPE_KEY_LENGTH, "substitute envelope key"), Use.PRF)
+    try:
+        return context.ops.unwrap(private_key, wrapped)
+    except VerificationError:
+        return substitute
 
 
 def _enrolled_certificate(context: Context, claimed: bytes | None) -> tuple[Cert, ...]:
@@ -166,11 +180,13 @@ def authorise(authenticated: Authenticated, tls_identities: Sequence[str], calle
 def _check_peer(user: User, authenticated: Authenticated, directory: Directory) -> None:
     """Another KMS may have tickets resolved, for responders of the domains that it was enrolled for (section 10).
 
-    Whoever is enrolled here is never its subscriber, whatever pattern the operator gave it.
+    Whoever is enrolled here is never its subscriber, whatever pattern the operator gave it. Nor is a group of ours: its
+    members have names of their own.
     """
     if authenticated.message.hdr.data_type != DataType.RESOLVE_INIT_PSK:
         raise Refused(Reason.NOT_AUTHORIZED, "a peer KMS may have tickets resolved, nothing else")
-    if not user.may_resolve_for(authenticated.claimed) or directory.is_ours(authenticated.claimed):
+    claimed = authenticated.claimed
+    if not user.may_resolve_for(claimed) or directory.is_ours(claimed) or directory.members(claimed):
         raise Refused(
             Reason.NOT_AUTHORIZED, "IDRr is not in the domains for which this peer KMS was enrolled"
         )

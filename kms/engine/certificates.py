@@ -31,6 +31,15 @@ from kms.mikey.registry import CertType, ErrorNo, HashFunc, SignType
 MAX_CHAIN = 4
 """Certificates of a chain, the sender's own included."""
 _RSA_BITS = range(2048, 8193)
+_NOT_A_CERTIFICATE = (
+    ValueError,
+    TypeError,
+    UnsupportedAlgorithm,
+    x509.DuplicateExtension,
+    x509.InvalidVersion,
+    x509.UnsupportedGeneralNameType,
+)
+"""What the parser raises for bytes that are none."""
 
 
 class CertificateRefused(Exception):
@@ -61,7 +70,7 @@ class Signer:
             names = chain[0].extensions.get_extension_for_class(x509.SubjectAlternativeName).value
         except x509.ExtensionNotFound:
             raise CertificateRefused("the certificate has no subjectAltName") from None
-        except (ValueError, TypeError, UnsupportedAlgorithm, x509.DuplicateExtension):
+        except _NOT_A_CERTIFICATE:
             raise CertificateRefused("not a certificate in DER") from None
         if not isinstance(key, rsa.RSAPublicKey) or key.key_size not in _RSA_BITS:
             raise CertificateRefused(
@@ -154,5 +163,5 @@ def check_chash(chash: Chash | None, own: bytes) -> None:
 
 
 def untrusted() -> AuthenticationError:
-    """One answer for every certificate that is not to be trusted, a wrong signature, and a PKE that does not open."""
+    """One answer for every certificate that is not to be trusted, and a wrong signature."""
     return AuthenticationError("the signature or certificate of the sender is not valid")

@@ -91,8 +91,10 @@ class User:
         return self.role is Role.PEER and self._acts_for(identity)
 
     def _acts_for(self, identity: bytes) -> bool:
+        # `*` is the one wildcard: brackets are those of an IPv6 address, a question mark that of a URI's headers.
         text = identity.decode("utf-8", "replace")
-        return any(fnmatchcase(text, pattern) for pattern in self.acts_for)
+        literal = (pattern.replace("[", "[[]").replace("?", "[?]") for pattern in self.acts_for)
+        return any(fnmatchcase(text, pattern) for pattern in literal)
 
 
 class Directory:
@@ -260,7 +262,10 @@ class Directory:
 
     def members(self, group: bytes) -> frozenset[bytes]:
         """The members of a group; none if there is no such group."""
-        return self._names("SELECT identity FROM members WHERE name = ?", group)
+        try:
+            return self._names("SELECT identity FROM members WHERE name = ?", group)
+        except UnicodeDecodeError:
+            return frozenset()
 
     def groups(self) -> list[tuple[bytes, frozenset[bytes]]]:
         """Every group with its members, by name."""

@@ -22,7 +22,7 @@ from kms.mikey.payloads import (
     T,
     Ticket,
 )
-from kms.mikey.registry import DataType, ErrorNo, IdRole, IdType, MapType, PrfFunc, RandRole
+from kms.mikey.registry import DataType, ErrorNo, IdRole, IdType, MapType, PrfFunc, RandRole, TsType
 from kms.party.acceptance import Acceptance
 from kms.party.bundle import Bundle, check_answered, check_supplied, open_keys
 from kms.party.media import SrtpKeys, derive
@@ -75,6 +75,7 @@ class Session:
         self._static = static
         self._acceptance = acceptance
         self._used = set(used)
+        self._updated = 0  # order of T of the other party's last update
         self._progress = progress
         self._sent: Message | None = None
         self._proposed: Bundle | None = None
@@ -182,7 +183,7 @@ class Session:
         bundle = self._bundle.extended(message, received)
         if not message.hdr.v:
             self._apply(bundle)
-            self._used.add(message.get(T))
+            self._note(message)
             return None
         bundle.check_choice(self._acceptance)
         chosen = {**bundle.sessions, **{s.cs_id: s for s in sessions}}
@@ -194,7 +195,8 @@ class Session:
         answer = static.protection.sign(answer, message.raw)
         bundle = bundle.extended(answer, keys)
         self._apply(bundle)
-        self._used |= {message.get(T), answer.get(T)}
+        self._note(message)
+        self._used.add(answer.get(T))
         self._progress.move(RECEIVE, DataType.TRANSFER_INIT)
         self._progress.move(SEND, DataType.TRANSFER_RESP)
         return answer
@@ -214,7 +216,7 @@ class Session:
         check_answered(self._sent, message)
         bundle = self._proposed.extended(message, received)
         self._apply(bundle)
-        self._used.add(message.get(T))
+        self._note(message)
         self._progress.move(RECEIVE, DataType.TRANSFER_RESP)
         self._sent = self._proposed = None
 
@@ -266,7 +268,10 @@ class Session:
         return Message.build(hdr, payloads)
 
     def _check_update(self, message: Message) -> None:
-        """What an update may not change (5.2): CSB ID, PRF, RANDs, TICKET, identities; and T must be new."""
+        """What an update may not change (5.2): CSB ID, PRF, RANDs, TICKET, identities; and T must be new.
+
+        It must also be later than T of the other party's last update: one that was held back must not undo it.
+        """
         static, t = self._static, message.get(T)
         if (message.hdr.csb_id, message.hdr.prf) != (static.csb_id, static.prf):
             raise ProtocolError(f"{message.name}: not of this crypto session bundle")
@@ -275,6 +280,10 @@ class Session:
                 f"{message.name}: its timestamp was already used in this bundle", ErrorNo.INVALID_TS
             )
         self._acceptance.check_fresh(t, self._party.sources.now())
+        if _order(t) < self._updated:
+            raise ProtocolError(
+                f"{message.name}: it is older than an update that was received before", ErrorNo.INVALID_TS
+            )
         rands = {
             RandRole.INITIATOR: static.randr_i,
             RandRole.RESPONDER: static.randr_r,
@@ -291,6 +300,11 @@ class Session:
             identities.get(IdRole(i.role)) != i.data for i in message.find_all(Idr) if i.role in identities
         ):
             raise ProtocolError(f"{message.name}: an identity is not that of the bundle", ErrorNo.INVALID_ID)
+
+    def _note(self, received: Message) -> None:
+        t = received.get(T)
+        self._used.add(t)
+        self._updated = max(self._updated, _order(t))
 
     def _may_supply(self, role: Role) -> bool:
         """Whether a party may supply keys: L is the Initiator's flag, M the Responder's, whoever starts (A-39)."""
@@ -313,6 +327,13 @@ class Session:
             ops = self._party.ops
             found.append(derive(ops, static.prf, session, policy, key, randr_i=randr_i, randr_r=randr_r))
         return tuple(found)
+
+
+def _order(t: T) -> int:
+    """Later timestamps of one type have greater numbers, also across the overflow of NTP in 2036 (RFC 4330 3)."""
+    if t.ts_type == TsType.COUNTER:
+        return int.from_bytes(t.value, "big")
+    return int.from_bytes(t.value.ljust(8, b"\0"), "big") ^ 1 << 63
 
 
 def _other(role: Role) -> Role:

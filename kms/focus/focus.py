@@ -223,15 +223,16 @@ class IncomingCall:
             )
         if group.randr_r is not None and (flags & Flags.H or not flags & Flags.G):
             raise ProtocolError("a GTGK needs tickets with H = 0 and G = 1", ErrorNo.INVALID_TPPAR)
-        numbers = [number for session in offered for number in session.policies]
-        spare = next(number for number in range(256) if number not in numbers)
+        numbers = {number for session in offered for number in session.policies}
+        spare = next((number for number in range(256) if number not in numbers), None)
         allocated: list[int] = []
         try:
             sessions = [
                 self._session(group, medium, session, spare, allocated)
                 for session, medium in zip(offered, chosen, strict=True)
             ]
-            added = [group.policy.sp(spare)] if any(spare in s.policies for s in sessions) else []
+            needed = spare is not None and any(spare in s.policies for s in sessions)
+            added = [group.policy.sp(spare)] if spare is not None and needed else []
             keys = [group.key(medium) for medium in dict.fromkeys(chosen)]
             message = self._transfer.answer(sessions, keys, policies=added, randr_r=group.randr_r)
         except MikeyError:
@@ -254,7 +255,7 @@ class IncomingCall:
         return media
 
     def _session(
-        self, group: GroupKeys, medium: str, session: GenericIdSession, spare: int, allocated: list[int]
+        self, group: GroupKeys, medium: str, session: GenericIdSession, spare: int | None, allocated: list[int]
     ) -> GenericIdSession:
         """The answer to one proposed crypto session: the group's key and SRTP policy, and an SSRC of its own."""
         fixed = group.cs_id(medium)
@@ -263,6 +264,11 @@ class IncomingCall:
                 f"CS {session.cs_id}: {medium} must be CS {fixed} for a GTGK", ErrorNo.INVALID_SPPAR
             )
         number = next((n for n in session.policies if self._transfer.policy(n) == group.policy), spare)
+        if number is None:
+            raise ProtocolError(
+                "the offer uses every policy number: none is left for the group's SRTP policy",
+                ErrorNo.INVALID_SPPAR,
+            )
         proposed = SrtpSessionData.of(session) if session.session_data else None
         ssrc = group.allocate_ssrc(proposed.ssrc if proposed else None, self._party.new_ssrc)
         allocated.append(ssrc)

@@ -7,13 +7,14 @@ from collections.abc import Sequence
 
 from hsm import KeyNotFound, Token, TokenGone
 from kms.admin.v1.admin_pb2 import AdminReply, AdminRequest
+from kms.crypto.interface import UnsupportedKey
 from kms.engine import admin, caller, refusals, requesting, resolving
 from kms.engine.caller import Authenticated
 from kms.engine.context import Context
 from kms.engine.epochs import Epochs
 from kms.engine.faults import EngineFault
 from kms.engine.forwarding import Forward
-from kms.engine.refusals import Refused
+from kms.engine.refusals import Reason, Refused
 from kms.engine.v1 import link_pb2 as pb
 from kms.engine.v1.link_pb2 import (
     CALLED_SERVICE_FOCUS,
@@ -88,6 +89,9 @@ class Engine:
                 return Outcome(mikey_message=answer.raw)
             except MikeyError as error:
                 return Outcome(refusal=exchange.refuse(refusals.of(error)))
+            except UnsupportedKey as error:
+                # A key of the message that only this token does not take: its sender's fault all the same.
+                return Outcome(refusal=exchange.refuse(Refused(Reason.UNSUPPORTED_ALGORITHM, str(error))))
             except Refused as refused:
                 return Outcome(refusal=exchange.refuse(refused))
 

@@ -60,7 +60,7 @@ class TicketRequest:
         rules.check(desired)
         rules.check_session_keys(desired, rules.requested_keys(desired) or ())
         self._party = party
-        self._desired = desired
+        self._desired = desired = replace(desired, flags=desired.flags & ~Flags.K)
         self._progress = Progress(Role.INITIATOR)
         self._asked = asking.request(party, key or party.key_for(desired.prf), Tp(desired))
         self.message = self._asked.message

@@ -22,12 +22,14 @@ from kms.mikey.payloads import (
     T,
     Ticket,
 )
-from kms.mikey.registry import DataType, ErrorNo, IdRole, IdType, MapType, PrfFunc, RandRole, TsType
+from kms.mikey.registry import DataType, ErrorNo, IdRole, IdType, KeyType, MapType, PrfFunc, RandRole, TsType
 from kms.party.acceptance import Acceptance
 from kms.party.bundle import Bundle, check_answered, check_supplied, open_keys
 from kms.party.media import SrtpKeys, derive
 from kms.party.party import Party
 from kms.party.receiving import receive_response
+
+_MASTERS = (KeyType.TGK, KeyType.TGK_SALT, KeyType.GTGK, KeyType.GTGK_SALT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -324,6 +326,8 @@ class Session:
             key = bundle.key(session.spi)
             assert key is not None
             policy = bundle.policies[session.policies[0]]
+            if key.key_type in _MASTERS and len(key.key) > len(static.randr_i) + len(static.randr_r):
+                raise ProtocolError(f"CS {session.cs_id}: the RANDs are shorter than its key (12.1)")
             ops = self._party.ops
             found.append(derive(ops, static.prf, session, policy, key, randr_i=randr_i, randr_r=randr_r))
         return tuple(found)

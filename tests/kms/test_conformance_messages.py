@@ -35,6 +35,7 @@ from kms.mikey.payloads import (
 from kms.mikey.registry import EncrAlg, IdRole, IdType, KeyType, MacAlg, MapType, RandRole, TsType
 from kms.mikey.srtp import AES_CM_128_HMAC_SHA1_80, AES_CM_256_HMAC_SHA1_80
 from kms.mikey.ticket_data import BASE_TICKET, DERIVED_TICKET, TicketData
+from kms.party.requesting import TicketRequest
 from kms.party.session import Session
 from tests.kms.callers import ALICE, BOBBY
 from tests.kms.conversation import KMS, Change, Conversation, asked, desired, enrolled, identities
@@ -272,8 +273,15 @@ def test_key_bytes_in_tp_are_zero_and_ignored(call: Conversation) -> None:
 
 def test_the_k_flag_of_a_desired_policy_is_ignored(call: Conversation) -> None:
     policy = desired(end=int(call.alice._party.sources.now()) + 60)
-    assert not policy.flags & Flags.K, "set to 0 by the Initiator"
-    granted = call.request(replace(policy, flags=policy.flags | Flags.K))
+    request = TicketRequest(call.alice._party, replace(policy, flags=policy.flags | Flags.K))
+    assert not request.message.get(Tp).policy.flags & Flags.K, "set to 0 by the Initiator"
+
+    def with_k(hdr: Hdr, payloads: Sequence[Payload]) -> tuple[Hdr, Iterable[Payload]]:
+        changed = Tp(replace(policy, flags=policy.flags | Flags.K))
+        return hdr, [changed if isinstance(p, Tp) else p for p in payloads]
+
+    granted = call.request(policy, with_k)
+    assert call.messages["REQUEST_INIT_PSK"].get(Tp).policy.flags & Flags.K
     assert not granted.policy.flags & Flags.K
 
 
@@ -388,6 +396,23 @@ def test_the_h_flag_decides_on_randr_i(call: Conversation) -> None:
         before = session.srtp[0].master_key
         session._static = replace(session.static, randr_i=bytes(32))
         assert (session._derive(session._bundle)[0].master_key != before) is depends
+
+
+def test_a_session_key_that_is_longer_than_the_rands(call: Conversation) -> None:
+    """12.1, where G = 0 leaves RANDRi alone: a TGK of 64 bytes is for G = 1."""
+    tgk = with_spi(KeyType.TGK, b"t" * 64, b"", b"tgk")
+    sessions = [GenericIdSession(1, (0,), SrtpSessionData(1).body(), tgk.spi)]
+    sps = [AES_CM_128_HMAC_SHA1_80.sp(0)]
+    for flags in (CALL_FLAGS | Flags.L, (CALL_FLAGS | Flags.L) & ~Flags.G):
+        outgoing = call.transfer(
+            call.request(desired(flags=flags)), sessions=sessions, policies=sps, keys=[tgk]
+        )
+        incoming = call.receive(outgoing)
+        if flags & Flags.G:
+            assert outgoing.complete(call.answer(outgoing, incoming)).keys[-1] == tgk
+            continue
+        with pytest.raises(ProtocolError, match="RANDs are shorter"):
+            incoming.answer()
 
 
 @pytest.mark.parametrize("by", ["Initiator", "Responder"])

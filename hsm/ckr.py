@@ -52,6 +52,9 @@ USER_PIN_NOT_INITIALIZED = 0x102
 CRYPTOKI_NOT_INITIALIZED = 0x190
 CRYPTOKI_ALREADY_INITIALIZED = 0x191
 
+OF_THE_MOMENT = {0x02, 0x30, 0x31, 0x50}
+"""CKR_HOST_MEMORY, _DEVICE_ERROR, _DEVICE_MEMORY, _FUNCTION_CANCELED: says nothing of what a token can do"""
+
 
 def ckr_name(ckr: int) -> str:
     """The name of a return code, such as CKR_DEVICE_ERROR."""

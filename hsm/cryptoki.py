@@ -13,11 +13,12 @@ from typing import Any, ClassVar
 from hsm import ckr
 from hsm.errors import KeyNotFound, TokenFault, TokenGone
 
-# CKF, CKU
+# CKF, CKU, CKS
 OS_LOCKING_OK = 0x02
 RW_SESSION = 0x02
 SERIAL_SESSION = 0x04
 USER = 1
+RW_USER_FUNCTIONS = 3
 
 # CKO, CKK
 PUBLIC_KEY = 0x02
@@ -101,6 +102,7 @@ _ARGUMENTS = {
     "C_InitToken": "upup",
     "C_OpenSession": "uuppp",
     "C_CloseSession": "u",
+    "C_GetSessionInfo": "up",
     "C_Login": "uupu",
     "C_Logout": "u",
     "C_CreateObject": "upup",
@@ -185,6 +187,17 @@ class KdfParams(ctypes.Structure):
         ("data", POINTER(PrfDataParam)),
         ("additional_count", c_ulong),
         ("additional", c_void_p),
+    ]
+
+
+class SessionInfo(ctypes.Structure):
+    """CK_SESSION_INFO."""
+
+    _fields_: ClassVar = [
+        ("slot", c_ulong),
+        ("state", c_ulong),
+        ("flags", c_ulong),
+        ("device_error", c_ulong),
     ]
 
 

@@ -117,8 +117,8 @@ def _ciphers(token: TokenOperations, alg: EncrAlg) -> Rung:
     native = alg is not EncrAlg.AES_KW_128
     if native:
         token.capabilities.native_ctr = True
-        token.adopt()
-        native = token.capabilities.native_ctr = not _lacks(token, partial(_cipher, alg), "C_EncryptInit")
+        native = not _lacks("C_EncryptInit", _fault(token, partial(_cipher, alg)))
+        token.capabilities.native_ctr = native
         token.adopt()
     _demand(alg.name, token, partial(_cipher, alg))
     return Rung(
@@ -130,29 +130,37 @@ def _ciphers(token: TokenOperations, alg: EncrAlg) -> Rung:
 
 
 def _choose_templates(token: TokenOperations) -> None:
-    """Which attributes does the token take in the template of a session key, and does it derive by itself?"""
+    """Which attributes does the token take in the template of a session key, and does it derive by itself?
+
+    A failure of the moment must not weaken how keys are made: composed derivation needs the token's word that it lacks
+    the mechanism.
+    """
+    token.capabilities.native_derivation = True
     for missing in MISSING:
         token.capabilities.missing = frozenset(missing)
-        for native in (True, False):
-            token.capabilities.native_derivation = native
-            token.adopt()
-            if _passes(token, _own_derivation):
-                return
-            if not _lacks(token, _own_derivation, "C_DeriveKey"):
-                break
+        fault = _fault(token, _own_derivation)
+        if _lacks("C_DeriveKey", fault):
+            token.capabilities.native_derivation = False
+            fault = _fault(token, _own_derivation)
+        if fault is None or isinstance(fault, TokenGone) or fault.ckr in ckr.OF_THE_MOMENT:
+            return
 
 
-def _lacks(token: TokenOperations, test: Test, function: str) -> bool:
-    """Whether the token says that it has no such mechanism. Any other failure may be of the moment: it must not weaken
-    how keys are made.
-    """
+def _lacks(function: str, fault: TokenFault | None) -> bool:
+    """Whether the token said that it has no such mechanism."""
+    missing = (ckr.MECHANISM_INVALID, ckr.FUNCTION_NOT_SUPPORTED)
+    return fault is not None and fault.function == function and fault.ckr in missing
+
+
+def _fault(token: TokenOperations, test: Test) -> TokenFault | None:
+    token.adopt()
     try:
         _run(token, test)
     except TokenFault as fault:
-        return fault.function == function and fault.ckr in (ckr.MECHANISM_INVALID, ckr.FUNCTION_NOT_SUPPORTED)
+        return fault
     except (KeyNotFound, VerificationError):
         pass
-    return False
+    return None
 
 
 def _learn_wrong_mac(token: TokenOperations, alg: MacAlg) -> None:

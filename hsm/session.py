@@ -6,8 +6,8 @@ from typing import Any
 
 from hsm import ckr
 from hsm import cryptoki as ck
-from hsm.cryptoki import Attribute, Cryptoki, Mechanism
-from hsm.errors import TokenFault
+from hsm.cryptoki import Attribute, Cryptoki, Mechanism, SessionInfo
+from hsm.errors import TokenFault, TokenGone
 from hsm.templates import LoadTemplate, Template
 
 Buffer = ctypes.Array[c_ubyte]
@@ -42,6 +42,13 @@ class Session:
             self.cryptoki.C_Login(self.handle, ck.USER, copy, len(pin))
         finally:
             wipe(copy)
+
+    def check_login(self) -> None:
+        """Raise TokenGone if the login was lost: a token then says of private keys that they do not exist."""
+        info = SessionInfo()
+        self.cryptoki.C_GetSessionInfo(self.handle, byref(info))
+        if info.state != ck.RW_USER_FUNCTIONS:
+            raise TokenGone("C_GetSessionInfo", ckr.USER_NOT_LOGGED_IN)
 
     def close(self) -> None:
         """C_Logout and C_CloseSession, which destroys the session's objects. Tries both, then raises what failed."""

@@ -8,13 +8,15 @@ from typing import Any
 
 from hsm.errors import TokenNotFound
 
+_KINDS = {str: "text", int: "a whole number", bool: "true or false"}
+
 
 @dataclass(frozen=True, slots=True)
 class TokenSpec:
     """A token: the PKCS#11 module and what tells its token apart. At least one of label, serial and slot is needed.
 
     `softhsm_conf` is the file that SOFTHSM2_CONF names, `nss_folder` the folder of an NSS database: only for those.
-    Never holds a PIN.
+    With `require_native_prf` a token is refused that does not derive every key by itself. Never holds a PIN.
     """
 
     module: Path
@@ -23,6 +25,7 @@ class TokenSpec:
     slot: int | None = None
     softhsm_conf: Path | None = None
     nss_folder: Path | None = None
+    require_native_prf: bool = False
 
     @classmethod
     def from_config(cls, table: Mapping[str, Any], base: Path) -> "TokenSpec":
@@ -34,15 +37,14 @@ class TokenSpec:
             "slot": int,
             "softhsm_conf": str,
             "nss_folder": str,
+            "require_native_prf": bool,
         }
         values: dict[str, Any] = {}
         for key, value in table.items():
             if key not in kinds:
                 raise TokenNotFound(f"[token] {key} is not a known key: {', '.join(kinds)}")
-            if not isinstance(value, kinds[key]) or isinstance(value, bool):
-                raise TokenNotFound(
-                    f"[token] {key} must be {'a whole number' if kinds[key] is int else 'text'}"
-                )
+            if type(value) is not kinds[key]:
+                raise TokenNotFound(f"[token] {key} must be {_KINDS[kinds[key]]}")
             is_path = key in ("module", "softhsm_conf", "nss_folder")
             values[key] = Path(base, str(value)).absolute() if is_path else value
         if "module" not in values:
@@ -62,6 +64,8 @@ class TokenSpec:
             if (path := getattr(self, key)) is not None:
                 inside = path.is_relative_to(base)
                 table[key] = os.path.relpath(path, base) if inside else str(path)
+        if self.require_native_prf:
+            table["require_native_prf"] = True
         return table
 
     def __str__(self) -> str:

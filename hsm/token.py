@@ -10,6 +10,7 @@ from hashlib import sha256
 from types import MappingProxyType
 from typing import TypeVar
 
+from hsm import ckr
 from hsm import cryptoki as ck
 from hsm import library as libraries
 from hsm import probe as probing
@@ -56,11 +57,10 @@ class Token(TokenOperations):
     Handles of masters are looked up once: searching costs time in proportion to the number of objects.
     """
 
-    def __init__(self, library: Library, spec: TokenSpec, pin: bytes, *, require_native_prf: bool) -> None:
+    def __init__(self, library: Library, spec: TokenSpec, pin: bytes) -> None:
         self._library = library
         self._spec = spec
         self._pin = pin
-        self._require_native_prf = require_native_prf
         self._pin_refusal: PinRefused | None = None
         self.probe: Probe
         super().__init__(Session(library.cryptoki, 0), Capabilities())
@@ -75,7 +75,7 @@ class Token(TokenOperations):
         self._fingerprints: dict[tuple[int, bytes], str] = {}
         self._private_keys: dict[str, TokenKey] = {}
         try:
-            rungs = probing.run(self, require_native_prf=self._require_native_prf)
+            rungs = probing.run(self, require_native_prf=self._spec.require_native_prf)
             self.probe = libraries.describe(self._library, found, rungs, probing.weaknesses(self))
         except BaseException:
             with contextlib.suppress(TokenError):
@@ -150,6 +150,7 @@ class Token(TokenOperations):
 
         Handles of keys that are gone are forgotten.
         """
+        self.session.check_login()
         infos = []
         found = set()
         searches = [{ck.DERIVE: False, ck.ENCRYPT: True, ck.DECRYPT: False}]
@@ -250,6 +251,7 @@ class Token(TokenOperations):
                 f"the token has {len(handles)} keys with the label {label!r}: none can be trusted"
             )
         if not handles:
+            self.session.check_login()
             raise KeyNotFound(f"the token has no key {label!r}")
         return handles[0]
 
@@ -266,7 +268,7 @@ class Token(TokenOperations):
             raise TokenUnfit(f"the key {label!r} is no master of this KMS: it may not derive")
         if derive and not self.capabilities.native_derivation:
             raise TokenUnfit(f"the key {label!r} was made to derive by itself, which this token does not do")
-        if encrypt and self._require_native_prf:
+        if encrypt and self._spec.require_native_prf:
             raise TokenUnfit(
                 f"the key {label!r} was made for composed derivation: require_native_prf forbids it"
             )
@@ -288,14 +290,12 @@ class Token(TokenOperations):
         return MasterInfo(label, "AES-256", self._fingerprints[identity], created)
 
 
-def open_token(spec: TokenSpec, pin: bytes | str, *, require_native_prf: bool = False) -> Token:
+def open_token(spec: TokenSpec, pin: bytes | str) -> Token:
     """Load the module, log in once, and try every operation against its known answer.
 
-    With `require_native_prf` a token that does not compute the RFC's PRF by itself is refused. Raises TokenNotFound,
-    PinRefused, TokenUnfit, or TokenFault.
+    The PIN stays in this process, for `Token.reopen`. Raises TokenNotFound, PinRefused, TokenUnfit, or TokenFault.
     """
-    pin = pin.encode() if isinstance(pin, str) else pin
-    return Token(libraries.load(spec), spec, pin, require_native_prf=require_native_prf)
+    return Token(libraries.load(spec), spec, pin.encode() if isinstance(pin, str) else pin)
 
 
 def _search(label: str | None = None, uses: Mapping[int, bool] = MappingProxyType({})) -> Template:
@@ -313,9 +313,10 @@ def _first_accepted(generate: Callable[[_T], object], templates: Iterable[_T]) -
     for template in templates:
         try:
             generate(template)
-        except TokenGone:
-            raise
         except TokenFault as fault:
+            # NSS says CKR_GENERAL_ERROR to an attribute that it does not keep.
+            if isinstance(fault, TokenGone) or fault.ckr in ckr.OF_THE_MOMENT:
+                raise
             failure = fault
         else:
             return

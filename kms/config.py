@@ -52,6 +52,7 @@ epoch_seconds = 86400
 [token]
 # File with the PIN of the token, mode 0600.
 pin_file = {pin_file}
+# With require_native_prf = true a token is refused that does not derive every key by itself.
 """
 
 

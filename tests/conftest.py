@@ -1,6 +1,7 @@
 """Settings for all tests, and real tokens: one of each kind per test process."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +64,7 @@ def open_token(specs: dict[str, hsm.TokenSpec]) -> Iterator[Callable[..., hsm.To
     opened: list[hsm.Token] = []
 
     def open_it(kind: str, **options: Any) -> hsm.Token:
-        token = hsm.open_token(specs[kind], PIN, **options)
+        token = hsm.open_token(replace(specs[kind], **options), PIN)
         opened.append(token)
         return token
 

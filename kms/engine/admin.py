@@ -159,6 +159,7 @@ class Administration:
             ],
             mechanisms=list(probe.mechanisms),
             keys=self._keys(),
+            findings=[pb.Finding(level="warning", text=weakness) for weakness in probe.weaknesses],
         )
 
     def _keys(self) -> list[pb.MasterKey]:

@@ -5,7 +5,9 @@
 
 from collections.abc import Sequence
 
-from hsm import KeyNotFound, Token, TokenGone
+import structlog
+
+from hsm import KeyNotFound, Token, TokenError, TokenGone
 from kms.admin.v1.admin_pb2 import AdminReply, AdminRequest
 from kms.crypto.interface import UnsupportedKey
 from kms.engine import admin, caller, refusals, requesting, resolving
@@ -30,6 +32,8 @@ from kms.mikey.exchange import check_message
 from kms.mikey.message import Message
 from kms.mikey.payloads import Hdr, T
 from kms.mikey.registry import DataType, ErrorNo, TsType
+
+_log = structlog.get_logger()
 
 _REQUESTS = (DataType.REQUEST_INIT_PSK, DataType.REQUEST_INIT_PK)
 _RESOLVES = (DataType.RESOLVE_INIT_PSK, DataType.RESOLVE_INIT_PK)
@@ -72,14 +76,35 @@ class Engine:
     def _outcome(self, request: EngineRequest, raw: bytes) -> Outcome:
         try:
             return self._try(request, raw)
+        except TokenGone as gone:
+            self._reopen(gone)
         except KeyNotFound:
-            # Another engine destroyed an epoch that this one still had a handle of: look the keys up anew, once.
-            self._context.keys.forget()
+            self._look_up_anew()
+        with _token_faults():
             return self._try(request, raw)
+
+    def _look_up_anew(self) -> None:
+        """Another engine destroyed an epoch that this one still had a handle of, or the login is lost."""
+        try:
+            self._context.keys.forget()
+        except TokenGone as gone:
+            self._reopen(gone)
+
+    def _reopen(self, gone: TokenGone) -> None:
+        """The session died, the login was lost or the token was reset: try once to get it back, else end."""
+        ops = self._context.ops
+        if not isinstance(ops, Token):
+            raise EngineFault(str(gone)) from gone
+        try:
+            ops.reopen()
+            self._context.keys.forget()
+        except TokenError as error:
+            raise EngineFault(f"{gone}; the token cannot be opened again: {error}") from error
+        _log.warning("token opened again", reason=str(gone))
 
     def _try(self, request: EngineRequest, raw: bytes) -> Outcome:
         exchange = _Exchange(self._context)
-        with _token_faults(), self._context.ops.scope():
+        with self._context.ops.scope():
             try:
                 answer = exchange.answer(request, raw)
                 if isinstance(answer, Forward):

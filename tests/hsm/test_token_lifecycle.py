@@ -104,6 +104,7 @@ def test_descriptions_that_fit_no_token_say_what_to_do(
         ({"module": 1, "label": "y"}, "module must be text"),
         ({"module": "x", "slot": "1"}, "slot must be a whole number"),
         ({"module": "x", "slot": True}, "slot must be a whole number"),
+        ({"module": "x", "label": "y", "require_native_prf": 1}, "require_native_prf must be true or false"),
     ],
 )
 def test_a_bad_table_is_refused(table: dict[str, object], text: str) -> None:

@@ -1,9 +1,7 @@
 """The recovery ladder: what goes away behind a Token's back comes back with `reopen`, or raises one clear error."""
 
 import contextlib
-import ctypes
 from collections.abc import Callable
-from ctypes import byref
 from functools import partial
 
 import pytest
@@ -13,52 +11,18 @@ from hsm import cryptoki as ck
 from hsm.templates import Template
 from kms.crypto.interface import Key, Use, VerificationError
 from kms.mikey.registry import MacAlg
+from tests.hsm.breaking import BREAKS, Break, close_session, log_out
 from tests.hsm.tokens import TOKENS
 
 OpenToken = Callable[..., hsm.Token]
-Break = Callable[[hsm.Token], None]
 every_token = pytest.mark.parametrize("kind", TOKENS)
 
 LABEL = "recovered"
 SHA_256 = MacAlg.HMAC_SHA_256_256
-SESSION_COUNT, DEVICE_MEMORY, DEVICE_ERROR, DEVICE_REMOVED = 0xB1, 0x31, 0x30, 0x32
+SESSION_COUNT, DEVICE_MEMORY, DEVICE_ERROR = 0xB1, 0x31, 0x30
 
 
-# -- what goes wrong: done to the module itself, which the Token does not see ------------------------------------------
-
-
-def _close_session(token: hsm.Token) -> None:
-    token.session.cryptoki.C_CloseSession(token.session.handle)
-
-
-def _close_all_sessions(token: hsm.Token) -> None:
-    info = ck.SessionInfo()
-    token.session.cryptoki.C_GetSessionInfo(token.session.handle, byref(info))
-    position = ck._FUNCTIONS.split().index("C_CloseAllSessions")
-    pointer = ctypes.c_void_p()
-    module = ctypes.CDLL(str(token._spec.module))
-    assert module.C_GetFunctionList(byref(pointer)) == 0
-    assert pointer.value
-    address = (ctypes.c_void_p * (position + 2)).from_address(pointer.value)[position + 1]
-    assert address
-    assert ctypes.CFUNCTYPE(ctypes.c_ulong, ctypes.c_ulong)(address)(info.slot) == 0
-
-
-def _log_out(token: hsm.Token) -> None:
-    token.session.cryptoki.C_Logout(token.session.handle)
-
-
-def _finalize(token: hsm.Token) -> None:
-    token.session.cryptoki.C_Finalize(None)
-
-
-def _restart(token: hsm.Token) -> None:
-    token._library.restart()
-
-
-every_break = pytest.mark.parametrize(
-    "go_wrong", [_close_session, _close_all_sessions, _log_out, _finalize, _restart]
-)
+every_break = pytest.mark.parametrize("go_wrong", BREAKS)
 
 
 def _rung(token: hsm.Token) -> str:
@@ -105,7 +69,7 @@ def test_a_token_is_opened_again(open_token: OpenToken, kind: str, go_wrong: Bre
 @every_token
 def test_a_lost_login_is_not_taken_for_a_missing_key(open_token: OpenToken, kind: str) -> None:
     token = open_token(kind)
-    _log_out(token)
+    log_out(token)
     for call in (partial(token.master, "none"), partial(token.private_key, "none"), token.masters):
         with pytest.raises(hsm.TokenGone, match="CKR_USER_NOT_LOGGED_IN"):
             call()
@@ -140,7 +104,7 @@ def test_a_scope_that_outlives_its_session_destroys_nothing_of_the_next(
     with token.scope():
         for _ in range(8):
             token.load(bytes(32), Use.SIGN)
-        _close_session(token)
+        close_session(token)
         token.reopen()
         # Handles start anew: they may be those of the keys before.
         keys = [token.load(bytes(32), Use.VERIFY) for _ in range(8)]

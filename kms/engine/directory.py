@@ -4,6 +4,7 @@ It holds no key (PSKs are derived) and nothing about calls. Engine 0 writes it f
 """
 
 import json
+import os
 import sqlite3
 import time
 from collections.abc import Iterable
@@ -103,13 +104,15 @@ class Directory:
     def __init__(self, path: Path) -> None:
         """Open, and make if new. Raises DirectoryError."""
         try:
+            # SQLite gives the files that it puts beside it the mode of this one.
+            os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+            path.chmod(0o600)
             self._db = sqlite3.connect(path, isolation_level=None, timeout=5)
             self._db.execute("PRAGMA journal_mode = WAL")
             self._db.execute("PRAGMA foreign_keys = ON")
             self._migrate()
-        except sqlite3.Error as error:
+        except (sqlite3.Error, OSError) as error:
             raise DirectoryError(f"{path}: the directory cannot be opened: {error}") from None
-        path.chmod(0o600)
 
     def _migrate(self) -> None:
         with self._transaction():

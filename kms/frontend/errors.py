@@ -24,6 +24,15 @@ class _Reason:
 
 # Refusals of the frontend itself. Those of the engine come with code, reason and message.
 _REASONS = {
+    "REQUEST_MISSING": _Reason(code_pb2.INVALID_ARGUMENT, "the call has no request message"),
+    "REQUEST_MALFORMED": _Reason(
+        code_pb2.INVALID_ARGUMENT, "the request is not the protobuf message of this method"
+    ),
+    "TOO_MANY_WAITING": _Reason(
+        code_pb2.RESOURCE_EXHAUSTED,
+        "too many calls of this client wait for their request: send each right behind its headers",
+        retry=True,
+    ),
     "MESSAGE_EMPTY": _Reason(
         code_pb2.INVALID_ARGUMENT, "mikey_message is empty: put the whole MIKEY message into it"
     ),

@@ -121,7 +121,12 @@ def test_a_home_on_nss(tmp_path: Path) -> None:
     with serving(home) as running:
         running.enrol("sip:nora@example.com")
         report = json.loads(kms("doctor", "--json", "--home", home).stdout)
-    assert {key["kind"] for key in report["keys"]} == {"PSK master", "TPK epoch"}
+    assert {key["kind"] for key in report["keys"]} == {
+        "PSK master",
+        "shared TPK master",
+        "TPK epoch",
+        "RSA 3072",
+    }
     assert "native" in {o["rung"] for o in report["operations"] if o["operation"].startswith("prf_key")}
     assert list(users(home)) == ["sip:nora@example.com"]
 
@@ -351,7 +356,7 @@ def test_keys_are_the_same_running_and_stopped(made: Path) -> None:
         return found
 
     stopped = keys()
-    assert {key["kind"] for key in stopped} == {"PSK master", "TPK epoch"}
+    assert {key["kind"] for key in stopped} == {"PSK master", "shared TPK master", "TPK epoch", "RSA 3072"}
     assert len({key["fingerprint"] for key in stopped}) == len(stopped)
     with serving(made):
         assert keys() == stopped
@@ -403,6 +408,9 @@ def test_no_command_and_unknown_command() -> None:
         "user add",
         "user list",
         "user revoke",
+        "group add",
+        "group remove",
+        "group list",
         "key list",
         "doctor",
         "inspect",

@@ -1,11 +1,14 @@
 """The directory: enrolment, revocation, versions, aliases, groups, gateways."""
 
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
-from kms.engine.directory import Directory, DirectoryError, Role
+from kms.engine.directory import _MIGRATIONS, Directory, DirectoryError, Role, TpkRole
 
+STAFF = b"sip:staff@example.com"
 ALICE, BOB = b"sip:alice@example.com", b"sip:bob@example.com"
 
 
@@ -78,6 +81,66 @@ def test_groups(directory: Directory) -> None:
     assert found is not None
     assert found.groups == {b"sip:support@example.com"}
     assert not found.may_speak_as(b"sip:support@example.com"), "a member is not the group"
+
+
+def test_groups_are_listed_and_left(directory: Directory) -> None:
+    for member in (ALICE, BOB, b"sip:visitor@other.example"):
+        directory.add_member(STAFF, member)
+    directory.add_member(STAFF, BOB)
+    directory.add_member(b"sip:a@example.com", BOB)
+    assert directory.groups() == [
+        (b"sip:a@example.com", frozenset({BOB})),
+        (STAFF, frozenset({ALICE, BOB, b"sip:visitor@other.example"})),
+    ]
+    directory.remove_member(STAFF, BOB)
+    assert directory.groups_of(BOB) == {b"sip:a@example.com"}
+    for group in (STAFF, b"sip:nothing@example.com"):
+        with pytest.raises(DirectoryError, match="is not a member of"):
+            directory.remove_member(group, BOB)
+
+
+def test_a_group_has_nobodys_name(directory: Directory) -> None:
+    """Its members could open that user's tickets."""
+    directory.enrol(ALICE, Role.CLIENT, aliases=(b"tel:+1",))
+    for name in (ALICE, b"tel:+1"):
+        with pytest.raises(DirectoryError, match="cannot be a group"):
+            directory.add_member(name, BOB)
+    directory.revoke(ALICE)
+    with pytest.raises(DirectoryError, match="cannot be a group"):
+        directory.add_member(ALICE, BOB)
+    directory.add_member(STAFF, BOB)
+    with pytest.raises(DirectoryError, match="name of a group"):
+        directory.enrol(STAFF, Role.CLIENT)
+    with pytest.raises(DirectoryError, match="name of a group"):
+        directory.enrol(BOB, Role.CLIENT, aliases=(STAFF,))
+
+
+def test_who_is_enrolled_anew_begins_anew(directory: Directory) -> None:
+    first = directory.enrol(ALICE, Role.CLIENT, tpk_roles=list(TpkRole))
+    directory.add_member(STAFF, ALICE)
+    assert (first.tpk_roles, directory.next_version(ALICE)) == (frozenset(TpkRole), 1)
+    directory.revoke(ALICE)
+    assert directory.next_version(ALICE) == 2
+    again = directory.enrol(ALICE, Role.CLIENT, tpk_roles=[TpkRole.INITIATOR])
+    assert (again.groups, again.tpk_roles) == (frozenset(), frozenset({TpkRole.INITIATOR}))
+    assert directory.next_version(b"sip:nobody@example.com") == 1
+
+
+def test_a_directory_of_the_first_schema_is_migrated(tmp_path: Path) -> None:
+    path = tmp_path / "d.db"
+    with closing(sqlite3.connect(path, isolation_level=None)) as db:
+        for statement in _MIGRATIONS[0].split(";"):
+            db.execute(statement)
+        db.execute("INSERT INTO users VALUES (?, 'client', 3, 0, '[]', 1, NULL)", (ALICE.decode(),))
+        db.execute("PRAGMA user_version = 1")
+    found = Directory(path).find(ALICE)
+    assert found is not None
+    assert (found.version, found.tpk_roles) == (3, frozenset())
+    Directory(path).enrol(BOB, Role.CLIENT, tpk_roles=[TpkRole.RESPONDER])
+    with closing(sqlite3.connect(path)) as db:
+        db.execute("PRAGMA user_version = 99")
+    with pytest.raises(DirectoryError, match="newer than this program"):
+        Directory(path)
 
 
 def test_only_a_gateway_carries_and_only_what_it_may(directory: Directory) -> None:

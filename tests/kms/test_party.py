@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from kms.client import (
+    Acceptance,
     AuthenticationError,
     Credential,
     CredentialError,
@@ -37,6 +38,7 @@ from kms.mikey.ticket_data import DERIVED_TICKET
 from kms.party.memory import InMemoryReplayCache
 from kms.party.requesting import check_changes
 from kms.party.session import Session
+from kms.sdk.calls import request_ticket
 from tests.kms.callers import ALICE, BOBBY, participant
 from tests.kms.local_kms import Clock, LocalKms
 
@@ -259,6 +261,9 @@ ENROLMENT: dict[str, Any] = {
 }
 
 
+TPK: dict[str, Any] = {"role": "responder", "suite": 256, "tpk_id": "0201", "tpk": "cd" * 32}
+
+
 def _file(folder: Path, content: str, mode: int = 0o600) -> Path:
     file = folder / "alice.json"
     file.write_text(content)
@@ -276,6 +281,17 @@ def test_an_enrolment_file(tmp_path: Path) -> None:
     ]
     assert "ab" * 32 not in repr(credential)
     assert repr(credential.psks[0].psk)[2:-1] not in repr(credential)
+
+
+def test_shared_tpks_of_an_enrolment_file(tmp_path: Path) -> None:
+    both = ENROLMENT | {"tpks": [TPK, TPK | {"role": "initiator", "peer": BOBBY}]}
+    credential = Credential.load(_file(tmp_path, json.dumps(both)))
+    assert [(t.role, t.suite, t.tpk_id, t.peer) for t in credential.tpks] == [
+        ("responder", 256, b"\2\1", None),
+        ("initiator", 256, b"\2\1", BOBBY),
+    ]
+    assert "cd" * 32 not in repr(credential)
+    assert repr(credential.tpks[0].tpk)[2:-1] not in repr(credential)
 
 
 @pytest.mark.parametrize("mode", [0o640, 0o604, 0o660])
@@ -299,6 +315,11 @@ def test_a_file_that_others_may_read(tmp_path: Path, mode: int) -> None:
         ({"tls_key": "secret"}, "tls_key is not PEM"),
         ({"psks": 7}, "psks is not a list"),
         ({"psks": [{"suite": 128}]}, r"psks\[0\].psk_id is missing"),
+        ({"tpks": {}}, "tpks is not a list"),
+        ({"tpks": [{"role": "kms"}]}, r"tpks\[0\].role is neither responder nor initiator"),
+        ({"tpks": [TPK | {"tpk": "ab"}]}, r"tpks\[0\].tpk has 1 bytes"),
+        ({"tpks": [TPK | {"suite": 1}]}, r"tpks\[0\].suite is neither"),
+        ({"tpks": [TPK | {"peer": ""}]}, r"tpks\[0\].peer is not a non-empty text"),
     ],
 )
 def test_wrong_fields_are_named(tmp_path: Path, change: dict[str, Any], says: str) -> None:
@@ -318,6 +339,51 @@ def test_files_that_are_no_enrolment(tmp_path: Path, content: str) -> None:
 def test_no_file(tmp_path: Path) -> None:
     with pytest.raises(CredentialError, match="No such file"):
         Credential.load(tmp_path / "none.json")
+
+
+# -- what the Ticket Policy says to the application (6.10) -------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("applications", "own", "accepted"),
+    [
+        ((), b"voice", True),
+        ((), None, True),
+        (("voice", "video"), b"video", True),
+        (("voice", "video"), None, True),
+        (("voice", "video"), b"chat", False),
+    ],
+)
+def test_a_ticket_for_other_applications(
+    kms: LocalKms, applications: tuple[str, ...], own: bytes | None, accepted: bool
+) -> None:
+    alice, bobby = participant(kms, ALICE), participant(kms, BOBBY, Acceptance(application=own))
+    ticket = alice.request_ticket([BOBBY], applications=applications)
+    assert rules.applications(ticket.policy) == tuple(name.encode() for name in applications)
+    offer = alice.offer(ticket, BOBBY)
+    if accepted:
+        assert bobby.receive(offer.message).caller == ALICE
+    else:
+        with pytest.raises(ProtocolError, match="not for this application") as refused:
+            bobby.receive(offer.message)
+        assert refused.value.error_no == ErrorNo.INVALID_TPPAR
+
+
+@pytest.mark.parametrize("seconds", [None, 900])
+def test_both_applications_learn_how_often_to_rekey(kms: LocalKms, seconds: int | None) -> None:
+    alice, bobby = participant(kms, ALICE), participant(kms, BOBBY)
+    data = rules.tp_data(
+        kms=kms.identity.encode(),
+        initiator=ALICE.encode(),
+        responders=[BOBBY.encode()],
+        end=int(kms.clock()) + 60,
+        rekeying=seconds,
+    )
+    desired = TicketPolicy(*DERIVED_TICKET, PrfFunc(1), CALL_FLAGS, data)
+    offer = alice.offer(request_ticket(alice._party, alice._endpoint, desired), BOBBY)
+    answer = bobby.answer(offer.message)
+    session = offer.complete(answer.message or b"")
+    assert session.rekeying_interval == answer.session.rekeying_interval == seconds
 
 
 # -- memory ------------------------------------------------------------------------------------------------------------

@@ -14,6 +14,8 @@ from kms.cli.errors import CommandError
 from kms.cli.vectors.check import CHECKS, VectorFile, check_command
 from kms.cli.vectors.entries import Json
 from kms.cli.vectors.report import Result, Verdict
+from kms.mikey.message import Message
+from kms.mikey.registry import ErrorNo
 
 FOLDER = Path(__file__).parent.parent / "vectors"
 FILES = sorted(FOLDER.glob("*.json"))
@@ -32,6 +34,10 @@ def entries(name: str, key: str) -> list[Json]:
 
 def exchange(name: str) -> Json:
     return next(e for e in entries("exchanges", "exchanges") if e["name"] == name)
+
+
+def forwarding(name: str) -> Json:
+    return next(e for e in entries("forwarding-exchanges", "exchanges") if e["name"] == name)
 
 
 def negative(name: str) -> Json:
@@ -68,6 +74,7 @@ def test_exchanges_and_negatives(key: str, entry: Json) -> None:
             "Initiator",
             *(["Responder"] if called else []),
             *(["KMS"] if asks else []),
+            *(["KMS R"] if "kms_r" in entry["config"] else []),
         }
         assert {r.role for r in results} == expected
 
@@ -210,6 +217,71 @@ def test_a_replay_is_one_only_after_its_first_copy() -> None:
     assert failed(CHECKS["negatives"]([entry]))
 
 
+# -- two KMSs --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("index", "failing"),
+    [
+        (3, {"Responder", "KMS R"}),
+        (4, {"KMS R", "KMS"}),
+        (5, {"KMS", "KMS R"}),
+        (6, {"KMS R", "Responder"}),
+        (7, {"Responder", "Initiator"}),
+    ],
+)
+def test_a_wrong_mac_fails_its_sender_and_its_receiver(index: int, failing: set[str]) -> None:
+    entry = forwarding("psk256-forwarded-derived-forked")
+    entry["messages"][index]["hex"] = flip(entry["messages"][index]["hex"], -1)
+    roles = {r.role for r in failed(CHECKS["exchanges"]([entry]))}
+    assert roles == {"codec", *failing}
+
+
+def test_the_error_no_is_passed_on_by_kms_r() -> None:
+    entry = forwarding("psk256-forwarded-refused")
+    between, passed_on = (Message.decode(bytes.fromhex(m["hex"])) for m in entry["messages"][-2:])
+    assert between.error_numbers == passed_on.error_numbers != (ErrorNo.UNSPECIFIED,)
+    assert between.hdr.csb_id != passed_on.hdr.csb_id
+    entry["messages"][-1]["hex"] = flip(entry["messages"][-1]["hex"], -1)
+    assert {r.role for r in failed(CHECKS["exchanges"]([entry]))} == {"codec", "KMS R"}
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        (lambda kms_r: kms_r.pop("kms_id"), "config.kms_r.kms_id is missing"),
+        (lambda kms_r: kms_r.update(peers={}), "config.kms_r.peers has no PSK for sip:kms@example.com"),
+        (lambda kms_r: kms_r["peers"].popitem()[1].pop("psk"), "config.kms_r.peers"),
+    ],
+)
+def test_a_broken_kms_r(change: Any, complaint: str) -> None:
+    entry = forwarding("psk256-forwarded-derived-forked")
+    change(entry["config"]["kms_r"])
+    assert any(complaint in r.detail for r in failed(CHECKS["exchanges"]([entry])))
+
+
+def test_another_psk_between_the_kmss_fails_both() -> None:
+    entry = forwarding("psk256-forwarded-derived-forked")
+    (peer,) = entry["config"]["kms_r"]["peers"].values()
+    peer["psk"] = flip(peer["psk"], 0)
+    assert {r.role for r in failed(CHECKS["exchanges"]([entry]))} == {"KMS", "KMS R"}
+
+
+def test_what_was_not_forwarded_fails() -> None:
+    entry = forwarding("psk256-forwarded-derived-forked")
+    del entry["messages"][4:6], entry["sessions"]
+    (result,) = failed(CHECKS["exchanges"]([entry]))
+    assert result.role == "KMS R"
+    assert "another KMS's, which was not asked" in result.detail
+
+
+def test_negatives_have_one_kms() -> None:
+    entry = negative("Vr-tampered")
+    entry["config"]["kms_r"] = forwarding("psk256-forwarded-refused")["config"]["kms_r"]
+    (result,) = failed(CHECKS["negatives"]([entry]))
+    assert "only exchanges are played with two KMSs" in result.detail
+
+
 # -- what may be different -------------------------------------------------------------------------------------
 
 
@@ -332,6 +404,7 @@ SEEDS = [
     ("exchanges", exchange("psk128-ts-ntp")),
     ("exchanges", exchange("psk128-csb-update-and-reuse")),
     ("exchanges", exchange("pk128-forked")),
+    ("exchanges", forwarding("psk128-forwarded-derived-forked")),
     ("negatives", negative("Vr-tampered")),
     ("negatives", negative("TRANSFER_RESP-V-tampered-128")),
     ("negatives", negative("Vi-not-identical-to-V")),
@@ -365,7 +438,7 @@ def test_a_broken_vector_is_a_failure_and_no_crash(data: st.DataObject) -> None:
         elif isinstance(container, dict) and data.draw(st.booleans()):
             del container[name]
         else:
-            container[name] = data.draw(JUNK)
+            container[name] = copy.deepcopy(data.draw(JUNK))  # the next change may be inside it
         if not places(entry):
             break
     results = list(CHECKS[key]([entry]))
@@ -381,4 +454,6 @@ def test_a_broken_vector_is_a_failure_and_no_crash(data: st.DataObject) -> None:
 )
 def test_junk_entries(entry: Any) -> None:
     for key in CHECKS:
-        assert failed(VectorFile(Path("x"), {key: [entry]}).check())
+        results = list(VectorFile(Path("x"), {key: [entry]}).check())
+        # An empty `bad` is refused, as it must be.
+        assert any(r.verdict is not Verdict.PASS for r in results)

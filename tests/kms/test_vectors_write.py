@@ -26,14 +26,15 @@ def test_the_committed_files_are_reproduced(tmp_path: Path, capsys: pytest.Captu
     assert write_command(tmp_path / "new" / "folder", seed=SEED) == 0
     made = sorted((tmp_path / "new" / "folder").iterdir())
     assert sorted(capsys.readouterr().out.split()) == [str(f) for f in made]
-    assert [f.name for f in made] == sorted(f.name for f in FOLDER.glob("derived-*.json"))
+    committed = (*FOLDER.glob("derived-*.json"), *FOLDER.glob("forwarding-*.json"))
+    assert [f.name for f in made] == sorted(f.name for f in committed)
     for file in made:
         assert file.read_bytes() == (FOLDER / file.name).read_bytes(), file.name
 
 
 def test_another_seed_makes_others() -> None:
     other = contents("another seed")
-    assert all(other[name] != (FOLDER / f"derived-{name}.json").read_text() for name in other)
+    assert all(other[name] != (FOLDER / f"{name}.json").read_text() for name in other)
 
 
 def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:

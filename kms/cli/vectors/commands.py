@@ -32,7 +32,7 @@ def vectors_write(
         str | None, typer.Option(metavar="TEXT", help="What all keys and random values are drawn from.")
     ] = None,
 ) -> None:
-    """Write this project's own vectors: derived tickets, in derived-*.json.
+    """Write this project's own vectors: derived tickets in derived-*.json, and forwarding-exchanges.json.
 
     The same seed gives the same bytes; without one they are those of tests/vectors. Their keys protect nothing.
     """

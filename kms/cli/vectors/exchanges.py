@@ -1,28 +1,23 @@
 """Whole exchanges: every message by the codec, every derivation, and every role played by the real code."""
 
 from collections.abc import Iterator
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from kms.cli.vectors import forms
 from kms.cli.vectors.entries import BrokenVector, Json, number, objects, octets, optional, text
 from kms.cli.vectors.initiator_role import InitiatorRole
-from kms.cli.vectors.kms_role import REQUESTS, RESOLVES, KmsRefused, VectorKms
+from kms.cli.vectors.kms_playing import forwarded, play_kms, play_kms_r, to_kms, to_kms_r
+from kms.cli.vectors.kms_role import REQUESTS, RESOLVES
 from kms.cli.vectors.party_role import PartyRole, acceptance_of
 from kms.cli.vectors.primitives import derive, own
 from kms.cli.vectors.report import Mismatch, Result, Verdict, equal, equal_forms, equal_messages, judge
 from kms.cli.vectors.responder_role import ResponderRole
 from kms.cli.vectors.setting import Setting, read_setting
 from kms.cli.vectors.steps import Step, read_steps
-from kms.mikey import policy as rules
 from kms.mikey.exchange import Role
-from kms.mikey.payloads import T, Ticket
 from kms.mikey.registry import DataType
 from kms.party.session import Session
 
-_TO_KMS = (*REQUESTS, *RESOLVES)
-_FROM_KMS = (DataType.REQUEST_RESP, DataType.RESOLVE_RESP, DataType.ERROR)
 _INITIATORS = (*REQUESTS, DataType.REQUEST_RESP, DataType.TRANSFER_INIT, DataType.TRANSFER_RESP)
 _RESPONDERS = (*RESOLVES, DataType.RESOLVE_RESP, DataType.TRANSFER_INIT, DataType.TRANSFER_RESP)
 
@@ -48,13 +43,22 @@ def _check(name: str, entry: Json) -> Iterator[Result]:
     if result.verdict is Verdict.FAIL:
         yield result
         return
-    (setting, steps), kinds = found[0], {step.kind for step in found[0][1]}
+    setting, steps = found[0]
+    between = forwarded(setting, steps)
+    of_parties = [step for step in steps if step.csb_id not in between]
+    kinds = {step.kind for step in of_parties}
     if kinds.intersection(_INITIATORS):
-        yield judge("exchange", name, "Initiator", lambda: play_party(InitiatorRole, setting, steps, entry))
+        yield judge(
+            "exchange", name, "Initiator", lambda: play_party(InitiatorRole, setting, of_parties, entry)
+        )
     if kinds.intersection(_RESPONDERS):
-        yield judge("exchange", name, "Responder", lambda: play_party(ResponderRole, setting, steps, entry))
-    if kinds.intersection(_TO_KMS):
+        yield judge(
+            "exchange", name, "Responder", lambda: play_party(ResponderRole, setting, of_parties, entry)
+        )
+    if any(to_kms(setting, step) for step in steps):
         yield judge("exchange", name, "KMS", lambda: play_kms(setting, steps))
+    if any(to_kms_r(setting, step) for step in steps):
+        yield judge("exchange", name, "KMS R", lambda: play_kms_r(setting, steps))
 
 
 # -- messages and derivations ------------------------------------------------------------------------------------------
@@ -136,57 +140,3 @@ def describe_session(session: Session) -> Json:
         "keys": [forms.describe(key) for key in session.keys],
         "srtp": srtp,
     }
-
-
-# -- the KMS -----------------------------------------------------------------------------------------------------------
-
-
-def play_kms(setting: Setting, steps: list[Step]) -> None:
-    """Play the KMS: every answer is byte-equal. A message without an answer in the vector must be answered at all."""
-    with TemporaryDirectory() as folder:
-        kms = VectorKms(setting, Path(folder), groups=groups_of(setting, steps))
-        try:
-            for step in steps:
-                if step.kind in _TO_KMS:
-                    _answer(kms, step, _answer_to(step, steps))
-        finally:
-            kms.close()
-
-
-def _answer_to(step: Step, steps: list[Step]) -> Step | None:
-    later = (s for s in steps[step.index + 1 :] if s.csb_id == step.csb_id and s.kind in _FROM_KMS)
-    return next(later, None)
-
-
-def _answer(kms: VectorKms, step: Step, answer: Step | None) -> None:
-    kms.sources.clock = step.time
-    if answer is None:
-        kms.sources.clear()
-        kms.answer(step.message.raw, step.time)
-    elif answer.kind == DataType.ERROR:
-        kms.sources.clear()
-        kms.sources.put_timestamp(answer.message.get(T))
-        try:
-            kms.answer(step.message.raw, step.time)
-        except KmsRefused as refused:
-            equal_messages(answer.where, answer.message.raw, refused.answer)
-            return
-        raise Mismatch(f"{step.where} was answered, but the vector has an Error message")
-    else:
-        kms.expect(step.message, answer.message)
-        equal_messages(answer.where, answer.message.raw, kms.answer(step.message.raw, step.time))
-
-
-def groups_of(setting: Setting, steps: list[Step]) -> dict[bytes, frozenset[bytes]]:
-    """The groups that a vector's KMS must have had: who was answered, is in the group that the ticket is for (A-34)."""
-    found: dict[bytes, frozenset[bytes]] = {}
-    for step in steps:
-        answer = _answer_to(step, steps) if step.kind in RESOLVES else None
-        ticket, resolver = step.message.find(Ticket), setting.sender(step.message)
-        if answer is None or answer.kind != DataType.RESOLVE_RESP or ticket is None or resolver is None:
-            continue
-        named = rules.responders(ticket.policy)
-        group = next((n for n in named if n not in setting.subscribers), None)
-        if resolver not in named and group is not None:
-            found[group] = found.get(group, frozenset()) | {resolver}
-    return found

@@ -16,6 +16,7 @@ from kms.engine.context import Context, PublicKey
 from kms.engine.directory import Directory, Role, TpkRole, User
 from kms.engine.engine import Engine
 from kms.engine.granting import Limits
+from kms.engine.peers import Peer, PeerPsk
 from kms.engine.psk import Subscriber
 from kms.engine.shared_tpks import SharedTpk
 from kms.engine.v1.link_pb2 import (
@@ -24,6 +25,8 @@ from kms.engine.v1.link_pb2 import (
     OPERATION_REQUEST_TICKET,
     OPERATION_RESOLVE_TICKET,
     EngineRequest,
+    PeerAnswer,
+    Refusal,
 )
 from kms.frontend.replay import MemoryReplayCache, Replayed, digest_of
 from kms.mikey import labels
@@ -59,7 +62,7 @@ class VectorKeys:
 
     def find(self, psk_id: bytes | None, claimed: bytes | None, prf: PrfFunc) -> Subscriber:
         """See PskSource."""
-        for identity, (psk, known_id) in self._setting.psks.items():
+        for identity, (psk, known_id) in {**self._setting.psks, **self._setting.asking_kms}.items():
             if known_id == psk_id or (psk_id is None and identity == claimed):
                 return Subscriber(identity, 1, self._ops.load(psk, Use.PRF))
         return Subscriber(claimed or b"", _NO_SUBSCRIBER_VERSION, self._ops.load(bytes(32), Use.PRF))
@@ -145,6 +148,9 @@ class VectorKms:
             role = Role.CLIENT if identity in setting.clients else Role.FOCUS
             certificate = setting.certificates.get(identity)
             self.directory.enrol(identity, role, certificate=certificate, tpk_roles=[TpkRole.RESPONDER])
+        if setting.kms_r is not None:
+            acts_for = tuple(identity.decode() for identity in setting.kms_r.psks)
+            self.directory.enrol(setting.kms_r.kms_identity, Role.PEER, acts_for=acts_for)
         for group, members in (*setting.groups.items(), *groups.items()):
             for name in members:
                 self.directory.add_member(group, name)
@@ -161,6 +167,10 @@ class VectorKms:
             counter_timestamps=True,
             shared_tpks=keys,
             public_key=self._public_key(),
+            peers={
+                identity: Peer(identity, {prf: PeerPsk(psk_id, psk) for prf in PrfFunc})
+                for identity, (psk, psk_id) in setting.peers.items()
+            },
         )
         self._replays = MemoryReplayCache(CLOCK_SKEW)
 
@@ -176,36 +186,52 @@ class VectorKms:
         trust = RegisteredCertificates(self._setting)
         return PublicKey(trust, certificate, lambda: self._ops.load(private_key, Use.UNWRAP))
 
-    def answer(self, raw: bytes, clock: float) -> bytes:
-        """The answer to one message, as its sender gets it. Raises KmsRefused, also for a replay."""
+    def forward(self, raw: bytes, clock: float) -> bytes:
+        """What is asked of the KMS that made the ticket in `raw` before `answer`. Raises KmsRefused."""
+        self.sources.clock = clock
+        outcome = Engine(self._context).handle(self._request(raw)).outcomes[0]
+        kind = outcome.WhichOneof("outcome")
+        if kind == "refusal":
+            raise _refused(outcome.refusal)
+        if kind != "forward":
+            raise KmsRefused("the ticket names no other KMS, so it is not forwarded", ErrorNo.INVALID_ID)
+        return outcome.forward.mikey_message
+
+    def answer(self, raw: bytes, clock: float, peer_answer: PeerAnswer | None = None) -> bytes:
+        """The answer to one message, as its sender gets it. Raises KmsRefused, also for a replay.
+
+        `peer_answer` is what became of its `forward`.
+        """
         self.sources.clock = clock
         digest = digest_of(raw)
         try:
             self._replays.reserve(digest)
         except Replayed:
             raise KmsRefused("the message was answered before (replay cache)", ErrorNo.INVALID_TS) from None
-        outcome = Engine(self._context).handle(self._request(raw)).outcomes[0]
+        outcome = Engine(self._context).handle(self._request(raw, peer_answer)).outcomes[0]
         kind = outcome.WhichOneof("outcome")
         if kind == "mikey_message":
             self._replays.commit(digest)
             return outcome.mikey_message
         self._replays.release(digest)
         if kind != "refusal":
-            raise KmsRefused("the ticket is another KMS's, which no vector has", ErrorNo.INVALID_ID)
-        refusal = outcome.refusal
-        raise KmsRefused(refusal.message, _error_no(refusal.mikey_error_message), refusal.mikey_error_message)
+            raise KmsRefused("the ticket is another KMS's, which was not asked", ErrorNo.INVALID_ID)
+        raise _refused(outcome.refusal)
 
-    def _request(self, raw: bytes) -> EngineRequest:
+    def _request(self, raw: bytes, peer_answer: PeerAnswer | None = None) -> EngineRequest:
         """A message as the frontend passes it on: by the service of its sender's role, over its own connection."""
         resolve = len(raw) > 1 and raw[1] in RESOLVES
-        client = False
+        setting, client = self._setting, False
         with suppress(MikeyError):  # the engine says what is wrong with it
-            client = self._setting.sender(Message.decode(raw)) in self._setting.clients
+            message = Message.decode(raw)
+            client = setting.is_forwarded(message) or setting.sender(message) in setting.clients
+        tls_identities = (*setting.subscribers, *setting.asking_kms)
         return EngineRequest(
             called_service=CALLED_SERVICE_CLIENT if client else CALLED_SERVICE_FOCUS,
             operation=OPERATION_RESOLVE_TICKET if resolve else OPERATION_REQUEST_TICKET,
-            tls_identities=[i.decode(errors="replace") for i in self._setting.subscribers],
+            tls_identities=[i.decode(errors="replace") for i in tls_identities],
             mikey_messages=[raw],
+            peer_answer=peer_answer,
         )
 
     # -- the values of the vector's answer -------------------------------------------------------------------------
@@ -262,6 +288,10 @@ def put_keys(sources: ScriptedSources, opened: base_ticket.OpenedTicket) -> None
         sources.put("session key", key.key)
         if key.salt:
             sources.put("session salt", key.salt)
+
+
+def _refused(refusal: Refusal) -> KmsRefused:
+    return KmsRefused(refusal.message, _error_no(refusal.mikey_error_message), refusal.mikey_error_message)
 
 
 def _error_no(error_message: bytes) -> ErrorNo:

@@ -5,8 +5,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from kms.cli.vectors.entries import BrokenVector, Json, octets, optional, text
-from kms.cli.vectors.exchanges import groups_of
 from kms.cli.vectors.initiator_role import InitiatorRole
+from kms.cli.vectors.kms_playing import groups_of
 from kms.cli.vectors.kms_role import REQUESTS, RESOLVES, VectorKms
 from kms.cli.vectors.party_role import PartyRole, acceptance_of
 from kms.cli.vectors.report import Mismatch, Result, Verdict, judge
@@ -53,6 +53,8 @@ def _play(entry: Json, refused: Callable[[MikeyError], None]) -> None:
         _attempt(entry, deliver, refused)
         return
     setting = read_setting(config if clock is None else {**config, "clock_unix": clock})
+    if setting.kms_r is not None:
+        raise BrokenVector("config.kms_r: only exchanges are played with two KMSs")
     steps = read_steps(optional(entry, "context", list, []), setting.clock)
     with TemporaryDirectory() as folder:
         kms = VectorKms(setting, Path(folder), groups=groups_of(setting, steps))

@@ -58,7 +58,7 @@ class PartyKeys:
 
     def party(self, identity: bytes, chain: tuple[Cert, ...] = (), *, signing: bool = False) -> Party:
         """A subscriber, in both suites. `signing` gives it its RSA key, with the CERTs of `chain` if it has any."""
-        setting = self._setting
+        setting = self._setting.home(identity)
         signing = signing or (identity not in setting.psks and identity in setting.private_keys)
         own = suite_of(setting.prf)
         suites = (own, *(s for s in SUITES.values() if s is not own))

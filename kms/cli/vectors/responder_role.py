@@ -77,13 +77,13 @@ class ResponderRole(PartyRole):
         wanted = message.idr(IdRole.RESPONDER)
         names = [wanted, *named] if wanted in named else [*named, wanted]
         for name in names:
-            if name in self.setting.subscribers:
+            if name in self.setting.parties:
                 return name or b""
             for member in sorted(self.setting.groups.get(name or b"", ())):
-                if member in self.setting.subscribers:
+                if member in self.setting.parties:
                     return member
         sender = message.idr(IdRole.INITIATOR)
-        other = next((i for i in self.setting.subscribers if i != sender), None)
+        other = next((i for i in self.setting.parties if i != sender), None)
         if other is None:
             raise BrokenVector("config.psk has nobody who could receive the TRANSFER_INIT")
         return other
@@ -93,7 +93,7 @@ class ResponderRole(PartyRole):
         ticket = message.find(Ticket)
         named = rules.responders(ticket.policy) if ticket is not None else ()
         configured = {g for g, members in self.setting.groups.items() if identity in members}
-        unknown = {n for n in named if n not in self.setting.subscribers and n not in self.setting.groups}
+        unknown = {n for n in named if n not in self.setting.parties and n not in self.setting.groups}
         return frozenset(configured | (unknown if identity not in named else set()))
 
     def _receive(self, offer: Step, identity: bytes, asking: Step | None = None) -> IncomingTransfer:

@@ -153,13 +153,7 @@ class Scene:
     def _config(self) -> Json:
         suite = self.suite
         master = self.draw(32)
-        psks = {}
-        for identity in SUBSCRIBERS:
-            branch = self.ops.branch(
-                self.ops.load(master, Use.BRANCH), labels.user_branch(identity, 1, suite.prf)
-            )
-            psk = self.ops.release(branch, labels.psk(), PSK_LENGTH)
-            psks[identity.decode()] = {"psk": psk.hex(), "psk_id": encode_psk_id(identity, 1).hex()}
+        psks = {identity.decode(): self.psk(master, identity) for identity in SUBSCRIBERS}
         current = epoch_id(EPOCH).hex()
         config: Json = {
             "suite": {
@@ -183,12 +177,22 @@ class Scene:
             config["roles"] = {identity.decode(): "client" for identity in self.clients}
         return config
 
+    def psk(self, master: bytes, identity: bytes) -> Json:
+        """PSK and IDRpsk of a subscriber of the KMS that has this PSK master key."""
+        label = labels.user_branch(identity, 1, self.suite.prf)
+        branch = self.ops.branch(self.ops.load(master, Use.BRANCH), label)
+        psk = self.ops.release(branch, labels.psk(), PSK_LENGTH)
+        return {"psk": psk.hex(), "psk_id": encode_psk_id(identity, 1).hex()}
+
     def party(self, identity: bytes) -> Party:
         """A subscriber."""
         if identity not in self._parties:
-            psk, psk_id = self.setting.psks[identity]
+            home = self.setting.home(identity)
+            psk, psk_id = home.psks[identity]
             key = SuiteKey(self.suite, psk_id, self.ops.load(psk, Use.PRF))
-            self._parties[identity] = Party(identity, KMS, (key,), self.ops, self._sources[identity])
+            self._parties[identity] = Party(
+                identity, home.kms_identity, (key,), self.ops, self._sources[identity]
+            )
         self._sources[identity].clock = self.now
         return self._parties[identity]
 

@@ -3,7 +3,7 @@
 import os
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from cryptography import x509
@@ -72,6 +72,9 @@ class Setting:
 
     `psks` is identity to (PSK, IDRpsk). `tpk` is the TPK of base tickets, `epochs` the TPK epochs of derived ones
     by their IDRpsk. `certificates` (DER) and `private_keys` (PKCS #8 in DER) are by identity.
+
+    `kms_r` is another KMS, which has tickets of this one resolved by it (RFC 6043 10): it has subscribers of its own,
+    and in `peers` the PSK that this KMS gave it, by this KMS's identity.
     """
 
     clock: float
@@ -87,17 +90,38 @@ class Setting:
     clients: frozenset[bytes] = frozenset()
     certificates: dict[bytes, bytes] = field(default_factory=dict, repr=False)
     private_keys: dict[bytes, bytes] = field(default_factory=dict, repr=False)
+    peers: dict[bytes, tuple[bytes, bytes]] = field(default_factory=dict, repr=False)
+    kms_r: "Setting | None" = None
 
     @property
     def subscribers(self) -> tuple[bytes, ...]:
         """Everybody who can authenticate to the KMS."""
         return tuple(dict.fromkeys((*self.psks, *(c for c in self.certificates if c != self.kms_identity))))
 
+    @property
+    def parties(self) -> tuple[bytes, ...]:
+        """The subscribers of this KMS and of KMS R."""
+        return self.subscribers if self.kms_r is None else (*self.subscribers, *self.kms_r.subscribers)
+
+    @property
+    def asking_kms(self) -> dict[bytes, tuple[bytes, bytes]]:
+        """KMS R as this KMS knows it: its identity to the PSK that they share, and its IDRpsk."""
+        return {} if self.kms_r is None else {self.kms_r.kms_identity: self.kms_r.peers[self.kms_identity]}
+
+    def home(self, identity: bytes) -> "Setting":
+        """The KMS that a party is enrolled with: KMS R or this one."""
+        return self.kms_r if self.kms_r is not None and identity in self.kms_r.psks else self
+
     def sender(self, message: Message) -> bytes | None:
-        """Who sent an initial message to the KMS: IDRi or IDRr, else whom its IDRpsk names."""
+        """Who sent an initial message to a KMS: IDRi or IDRr, else whom its IDRpsk names."""
         claimed = message.idr(IdRole.RESPONDER) or message.idr(IdRole.INITIATOR)
         psk_id = message.idr(IdRole.PSK)
-        return claimed or next((i for i, (_, known) in self.psks.items() if known == psk_id), None)
+        psks = self.psks if self.kms_r is None else {**self.psks, **self.kms_r.psks}
+        return claimed or next((i for i, (_, known) in psks.items() if known == psk_id), None)
+
+    def is_forwarded(self, message: Message) -> bool:
+        """Whether KMS R sent this message to this KMS: it is under the PSK between them."""
+        return message.idr(IdRole.PSK) in {psk_id for _, psk_id in self.asking_kms.values()}
 
 
 def read_setting(config: Json) -> Setting:
@@ -108,7 +132,7 @@ def read_setting(config: Json) -> Setting:
         _hex(psk_id): octets(optional(config, "tpk_epochs", dict, {}), psk_id, "tpk_epochs")
         for psk_id in optional(config, "tpk_epochs", dict, {})
     }
-    return Setting(
+    setting = Setting(
         clock=float(optional(config, "clock_unix", (int, float), 0)),
         kms_identity=octets(config, "kms_id"),
         psks=_psks(optional(config, "psk", dict, {})),
@@ -125,10 +149,28 @@ def read_setting(config: Json) -> Setting:
         certificates=dict(certificates.values()),
         private_keys=_private_keys(optional(config, "private_keys_pem", dict, {}), certificates),
     )
+    kms_r = optional(config, "kms_r", dict, None)
+    return setting if kms_r is None else replace(setting, kms_r=_kms_r(kms_r, setting))
 
 
-def _psks(entries: Json) -> dict[bytes, tuple[bytes, bytes]]:
-    where = "config.psk"
+def _kms_r(entry: Json, asked: Setting) -> Setting:
+    """KMS R, which has tickets of `asked` resolved."""
+    where = "config.kms_r"
+    peers = _psks(optional(entry, "peers", dict, {}, where), f"{where}.peers")
+    if asked.kms_identity not in peers:
+        raise BrokenVector(f"{where}.peers has no PSK for {asked.kms_identity.decode(errors='replace')}")
+    return Setting(
+        clock=asked.clock,
+        kms_identity=octets(entry, "kms_id", where),
+        psks=_psks(optional(entry, "psk", dict, {}, where), f"{where}.psk"),
+        mpk_length=asked.mpk_length,
+        prf=asked.prf,
+        clients=asked.clients,
+        peers=peers,
+    )
+
+
+def _psks(entries: Json, where: str = "config.psk") -> dict[bytes, tuple[bytes, bytes]]:
     return {
         _utf8(identity): (octets(entry, "psk", where), octets(entry, "psk_id", where))
         for identity, entry in entries.items()

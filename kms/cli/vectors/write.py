@@ -8,6 +8,7 @@ from kms.cli.errors import CommandError
 from kms.cli.vectors.derived_exchanges import write_exchanges
 from kms.cli.vectors.derived_negatives import write_negatives
 from kms.cli.vectors.entries import Json
+from kms.cli.vectors.forwarding_exchanges import write_forwarding
 from kms.cli.vectors.primitives import OWN_LABELS, own
 from kms.cli.vectors.scene import ALICE, BOB, Draw
 
@@ -22,7 +23,7 @@ def write_command(folder: Path, *, seed: str) -> int:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for name, content in contents(seed).items():
-            file = folder / f"derived-{name}.json"
+            file = folder / f"{name}.json"
             file.write_text(content)
             print(file)
     except OSError as error:
@@ -34,9 +35,10 @@ def contents(seed: str) -> dict[str, str]:
     """The text of each file by its name, the same for the same seed."""
     with TemporaryDirectory() as folder:
         found: dict[str, Json] = {
-            "primitives": {"own_derivations": _own_derivations(Draw(seed, "primitives"))},
-            "exchanges": {"exchanges": write_exchanges(seed, Path(folder))},
-            "negatives": {"negatives": write_negatives(seed, Path(folder))},
+            "derived-primitives": {"own_derivations": _own_derivations(Draw(seed, "primitives"))},
+            "derived-exchanges": {"exchanges": write_exchanges(seed, Path(folder))},
+            "derived-negatives": {"negatives": write_negatives(seed, Path(folder))},
+            "forwarding-exchanges": {"exchanges": write_forwarding(seed, Path(folder) / "forwarding")},
         }
     return {name: json.dumps({"about": _ABOUT, **entry}, indent=1) + "\n" for name, entry in found.items()}
 

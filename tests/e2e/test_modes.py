@@ -100,7 +100,7 @@ def test_tpks_are_in_the_enrolment_file_and_nowhere_else(server: Server, tmp_pat
     nina, paul = names("nina", "paul")
     out = tmp_path / "nina.json"
     options = ("--share-tpk", "responder", "--share-tpk-with", paul)
-    command = ("user", "add", nina, "--role", "client", *options, "--target", server.grpc)
+    command: list[str] = ["user", "add", nina, "--role", "client", *options, "--target", server.grpc]
     added = kms(*command, "--home", server.home, "--out", out)
     assert added.returncode == 0, added.stderr
     assert out.stat().st_mode & 0o077 == 0
@@ -128,10 +128,8 @@ def test_tpks_are_in_the_enrolment_file_and_nowhere_else(server: Server, tmp_pat
 )
 def test_mistakes_enrol_nobody(server: Server, tmp_path: Path, options: tuple[str, ...], said: str) -> None:
     out = tmp_path / "self.json"
-    added = kms(
-        *("user", "add", "sip:self@example.com", *options, "--home", server.home),
-        *("--target", server.grpc, "--out", out),
-    )
+    command = ("user", "add", "sip:self@example.com", *options, "--target", server.grpc)
+    added = kms(*command, "--home", server.home, "--out", out)
     assert added.returncode == 2
     assert said in added.stderr
     assert not out.exists()

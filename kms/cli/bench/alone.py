@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from kms import logs
+from kms.cli.bench import codec
 from kms.cli.bench.messages import Load
 from kms.engine.build import build_engine
 from kms.engine.engine import Engine
@@ -69,6 +70,7 @@ class _Bench:
                 name: {"calls": number / len(messages), "ms": 1000 * seconds / len(messages)}
                 for name, (number, seconds) in sorted(calls.items())
             }
+        figures["codec"] = codec.measure(self._load.exchange(self._request, self._resolve))
         figures["memory_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         return figures
 
@@ -85,6 +87,9 @@ class _Bench:
 
     def _request(self, message: bytes) -> bytes:
         return self._handle(self._load.participant, OPERATION_REQUEST_TICKET, message)
+
+    def _resolve(self, message: bytes) -> bytes:
+        return self._handle(self._load.focus, OPERATION_RESOLVE_TICKET, message)
 
     def _handle(self, party: Party, operation: Any, message: bytes) -> bytes:
         focus = party is self._load.focus

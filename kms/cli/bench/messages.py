@@ -13,7 +13,7 @@ from kms.mikey.ticket_data import DERIVED_TICKET
 from kms.party.credential import Credential
 from kms.party.initiator import OutgoingTransfer
 from kms.party.party import Party
-from kms.party.requesting import TicketRequest
+from kms.party.requesting import GrantedTicket, TicketRequest
 from kms.party.responder import IncomingTransfer
 
 Ask = Callable[[bytes], bytes]
@@ -40,11 +40,28 @@ class Load:
         """RESOLVE_INIT messages for one ticket, which is requested through `ask`."""
         request = TicketRequest(self.participant, self._desired())
         granted = request.complete(ask(request.message.raw))
-        session = GenericIdSession(1, (0,))
-        policies = [AES_CM_128_HMAC_SHA1_80.sp(0)]
-        transfer = OutgoingTransfer(self.participant, granted, self.focus.identity, [session], policies)
+        transfer = self._transfer(granted)
         incoming = IncomingTransfer(self.focus, transfer.message.raw)
         return [incoming.resolve_init().raw for _ in range(count)]
+
+    def exchange(self, request: Ask, resolve: Ask) -> list[bytes]:
+        """The six messages of one forked exchange, with the KMS's answers through `request` and `resolve`."""
+        asked = TicketRequest(self.participant, self._desired())
+        granted = request(asked.message.raw)
+        transfer = self._transfer(asked.complete(granted))
+        incoming = IncomingTransfer(self.focus, transfer.message.raw)
+        resolving = incoming.resolve_init().raw
+        resolved = resolve(resolving)
+        incoming.resolved(resolved)
+        answer = incoming.answer().raw
+        transfer.complete(answer)
+        return [asked.message.raw, granted, transfer.message.raw, resolving, resolved, answer]
+
+    def _transfer(self, granted: GrantedTicket) -> OutgoingTransfer:
+        policies = [AES_CM_128_HMAC_SHA1_80.sp(0)]
+        return OutgoingTransfer(
+            self.participant, granted, self.focus.identity, [GenericIdSession(1, (0,))], policies
+        )
 
     def _desired(self) -> TicketPolicy:
         data = rules.tp_data(

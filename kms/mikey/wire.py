@@ -6,15 +6,23 @@ from kms.mikey.registry import ErrorNo
 MAX_DEPTH = 8
 """How many blocks may stand in one another. TP Data may hold any payload, even a TP: nothing needs more than three."""
 
+MAX_PAYLOADS = 4096
+"""How many payloads a message may have, those in its blocks included: a local limit. A payload can have 2 bytes only,
+and 64 KiB of such took a receiver a fifth of a second.
+"""
+
 
 class Reader:
     """A cursor over a block of bytes that knows the block's name and every field's absolute offset."""
 
-    __slots__ = ("_base", "_data", "_depth", "_end", "_pos", "where")
+    __slots__ = ("_base", "_data", "_depth", "_end", "_payloads", "_pos", "where")
 
-    def __init__(self, data: bytes, where: str, base: int = 0, depth: int = 0) -> None:
+    def __init__(
+        self, data: bytes, where: str, base: int = 0, depth: int = 0, payloads: list[int] | None = None
+    ) -> None:
         """`base` is the offset of `data` in the whole message, so that errors name absolute offsets."""
         self._depth = depth
+        self._payloads = [0] if payloads is None else payloads  # shared by all blocks of a message
         self._data = data
         self._pos = 0
         self._end = len(data)
@@ -71,7 +79,14 @@ class Reader:
         """
         if self._depth == MAX_DEPTH:
             raise self.fail(f"{where} is nested more than {MAX_DEPTH} blocks deep")
-        return Reader(data, f"{self.where} > {where}", self.offset - len(data), self._depth + 1)
+        base = self.offset - len(data)
+        return Reader(data, f"{self.where} > {where}", base, self._depth + 1, self._payloads)
+
+    def count_payload(self) -> None:
+        """Note that a payload starts here. Raises DecodeError for one more than MAX_PAYLOADS."""
+        self._payloads[0] += 1
+        if self._payloads[0] > MAX_PAYLOADS:
+            raise self.fail(f"more than {MAX_PAYLOADS} payloads")
 
     def finish(self) -> None:
         """Raise unless the block ends here."""

@@ -42,16 +42,19 @@ from kms.mikey.payloads import (
     KeyData,
     Payload,
     Pke,
+    Rand,
     Randr,
     T,
     Ticket,
     TicketPolicy,
+    Tp,
     V,
     with_spi,
 )
 from kms.mikey.registry import DataType, IdRole, IdType, KeyType, MacAlg, PrfFunc, RandRole
 from kms.mikey.srtp import AES_CM_128_HMAC_SHA1_80
 from kms.mikey.ticket_data import DERIVED_TICKET, TicketData
+from kms.mikey.wire import MAX_PAYLOADS
 from kms.party.initiator import OutgoingTransfer
 from kms.party.memory import InMemoryReplayCache
 from kms.party.party import Party, SigningKey, SuiteKey
@@ -194,6 +197,26 @@ def test_a_certificate_of_no_version(tmp_path: Path) -> None:
     with pytest.raises(Refused) as refused:
         LocalEndpoint(kms, alice).request_ticket(raw)
     assert refused.value.reason == "AUTHENTICATION_FAILED"
+
+
+def test_no_message_has_more_payloads_than_are_soon_read(kms: LocalKms) -> None:
+    """In the message, in TP Data, and spread over several TPs in TP Data."""
+    mallory = Mallory(kms)
+    policy = desired(mallory.party, BOBBY)
+    many = (Rand(b""),) * MAX_PAYLOADS
+    parts = [Tp(replace(policy, tp_data=(*policy.tp_data, *many[: MAX_PAYLOADS // 8]))) for _ in range(8)]
+    t, randr = mallory.party.sources.timestamp(), Randr(RandRole.INITIATOR, bytes(32))
+    for payloads in (
+        (t, randr, Tp(policy), *many),
+        (t, randr, Tp(replace(policy, tp_data=(*policy.tp_data, *many)))),
+        (t, randr, Tp(replace(policy, tp_data=(*policy.tp_data, *parts)))),
+    ):
+        raw = mallory.signed(DataType.REQUEST_INIT_PSK, *payloads)
+        (outcome,) = mallory.send(OPERATION_REQUEST_TICKET, raw)
+        assert outcome.refusal.reason == "MALFORMED_MESSAGE"
+        assert f"more than {MAX_PAYLOADS} payloads" in outcome.refusal.message
+    many_names = [f"sip:{i}@example.com" for i in range(1500)]
+    assert len(rules.responders(mallory.ticket(*many_names).policy)) == 1500
 
 
 def test_a_refused_message_does_not_touch_its_neighbours(kms: LocalKms) -> None:

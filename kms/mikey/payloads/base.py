@@ -49,6 +49,7 @@ def read_payload(r: Reader, number: int) -> tuple[int, Payload]:
     cls = _CLASSES.get(number)
     if cls is None:
         raise r.fail(f"Next Payload {number} is unknown, so is the length of what starts here")
+    r.count_payload()
     block = r.where
     r.where = f"{block} > {cls.NAME}"
     following = r.u8("Next Payload") if cls.HAS_NEXT else PayloadType.LAST

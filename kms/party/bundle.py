@@ -87,11 +87,14 @@ class Bundle:
         """Crypto sessions without a policy (#P = 0) get the preferred acceptable one, as a response must bring (6.1.1).
 
         Also gives this bundle with that policy and the SP payload to send. `taken` are policy numbers used otherwise.
+        Raises ProtocolError if there is no such policy, or no number left for it.
         """
         if all(session.policies for session in sessions.values()):
             return sessions, self, []
-        number = next(n for n in range(256) if n not in self.policies and n not in tuple(taken))
-        preferred = acceptance.srtp[0]
+        preferred = next(iter(acceptance.srtp), None)
+        number = next(iter(set(range(256)) - {*self.policies, *taken}), None)
+        if preferred is None or number is None:
+            raise ProtocolError("no SRTP policy can be chosen for a crypto session", ErrorNo.INVALID_SPPAR)
         filled = {i: s if s.policies else replace(s, policies=(number,)) for i, s in sessions.items()}
         return filled, replace(self, policies={**self.policies, number: preferred}), [preferred.sp(number)]
 

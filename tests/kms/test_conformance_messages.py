@@ -343,6 +343,13 @@ def test_a_session_without_policy_gets_one(call: Conversation) -> None:
     assert len(session.srtp) == 2
 
 
+def test_a_session_without_policy_where_none_is_acceptable(call: Conversation) -> None:
+    outgoing = call.transfer(call.request(desired()), sessions=[GenericIdSession(1)], policies=[])
+    incoming = call.receive(outgoing, acceptance=Acceptance(srtp=()))
+    with pytest.raises(ProtocolError, match="no SRTP policy can be chosen"):
+        incoming.answer()
+
+
 def test_responses_without_what_they_must_bring(call: Conversation) -> None:
     """The Initiator refuses a map that leaves a session with two policies, no Session Data or no SPI (6.1.1)."""
     outgoing = call.transfer(call.request(desired()))

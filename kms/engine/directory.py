@@ -158,6 +158,18 @@ class Directory:
             ),
         )
 
+    def certificate_of(self, identity: bytes) -> bytes | None:
+        """The certificate (DER) that an identity is enrolled with; None for whoever has none or is unknown.
+
+        One query for everybody: it is asked before the sender is authenticated.
+        """
+        try:
+            text = _text(identity)
+        except UnicodeDecodeError:
+            return None
+        row = self._db.execute("SELECT certificate FROM users WHERE identity = ?", (text,)).fetchone()
+        return None if row is None else row[0]
+
     def is_ours(self, identity: bytes) -> bool:
         """Whether somebody here is or was enrolled with this identity, or has it as an alias."""
         try:

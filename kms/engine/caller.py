@@ -123,8 +123,7 @@ def _enrolled_certificate(context: Context, claimed: bytes | None) -> tuple[Cert
 
     For somebody unknown the KMS's own certificate stands in, whose key made no signature: so it takes the same time.
     """
-    user = None if claimed is None else context.directory.find(claimed)
-    known = None if user is None else user.certificate
+    known = None if claimed is None else context.directory.certificate_of(claimed)
     assert context.public_key is not None
     return (Cert(CertType.X509V3, known or context.public_key.certificate),)
 

@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from kms.crypto.interface import Key, Use, VerificationError
+from kms.crypto.interface import Key, VerificationError
 from kms.crypto.protection import MessageProtection
 from kms.crypto.suite import Suite, suite_of
 from kms.engine.certificates import CertificateRefused, Signer, check_chash, check_sign_type, untrusted
-from kms.engine.context import Context
+from kms.engine.context import Context, PublicKey
 from kms.engine.directory import Directory, Role, User
 from kms.engine.refusals import Reason, Refused
 from kms.engine.v1.link_pb2 import CALLED_SERVICE_FOCUS
@@ -17,7 +17,6 @@ from kms.mikey.message import Message
 from kms.mikey.payloads import Cert, Chash, Pke, Sign
 from kms.mikey.registry import CertType, DataType, IdRole, RandRole
 
-_ENVELOPE_KEY_LENGTH = 32
 _SENDERS = {
     DataType.REQUEST_INIT_PSK: IdRole.INITIATOR,
     DataType.REQUEST_INIT_PK: IdRole.INITIATOR,
@@ -100,22 +99,21 @@ def _authenticate_pk(message: Message, context: Context) -> Authenticated:
         identity = _subscriber(context.directory, signer, claimed)
     except CertificateRefused:
         raise untrusted() from None
-    key = _envelope_key(context, public_key.private_key(), message.get(Pke).data)
+    key = _envelope_key(context, public_key, signer, message.get(Pke).data)
     suite = suite_of(message.hdr.prf)
     return Authenticated(message, suite, identity, claimed, key, context, certificate=signer.certificate)
 
 
-def _envelope_key(context: Context, private_key: Key, wrapped: bytes) -> Key:
-    """The envelope key in PKE; if it does not open, a random one, so that its sender cannot read the answer.
-
-    Nobody is told which of the two it was. From what opens and what does not, a subscriber that sends variants of a PKE
-    it recorded would find the envelope key in it (Bleichenbacher's attack).
-    """
-    substitute = context.ops.load(context.sources.random(_ENVELOPE_KEY_LENGTH, "substitute envelope key"), Use.PRF)
+def _envelope_key(context: Context, public_key: PublicKey, signer: Signer, wrapped: bytes) -> Key:
+    """The envelope key in PKE. One that does not open is refused like a bad signature, and only so many times."""
+    budget, sender, now = public_key.budget, signer.certificate, context.sources.now()
+    if budget.exhausted(sender, now):
+        raise untrusted()
     try:
-        return context.ops.unwrap(private_key, wrapped)
+        return context.ops.unwrap(public_key.private_key(), wrapped)
     except VerificationError:
-        return substitute
+        budget.spend(sender, now)
+        raise untrusted() from None
 
 
 def _enrolled_certificate(context: Context, claimed: bytes | None) -> tuple[Cert, ...]:

@@ -10,6 +10,7 @@ from kms.engine.directory import Directory
 from kms.engine.epochs import TicketKeys
 from kms.engine.granting import Limits
 from kms.engine.peers import Peer
+from kms.engine.pke_budget import PkeBudget
 from kms.engine.psk import PskSource
 from kms.engine.shared_tpks import SharedTpks
 from kms.engine.tickets import MPK_LENGTH
@@ -25,6 +26,7 @@ class PublicKey:
     certificates: Certificates
     certificate: bytes
     private_key: Callable[[], Key]
+    budget: PkeBudget = field(default_factory=PkeBudget)
 
 
 @dataclass(frozen=True, slots=True)

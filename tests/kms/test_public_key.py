@@ -17,6 +17,7 @@ from kms.client import Credential, CredentialError, Participant, Refused
 from kms.engine import public_key
 from kms.engine.certificates import MAX_CHAIN
 from kms.engine.directory import DirectoryError, Role
+from kms.engine.pke_budget import BUDGET, LOCK_SECONDS, PkeBudget
 from kms.focus import Focus
 from kms.mikey import policy as rules
 from kms.mikey.errors import ProtocolError
@@ -312,14 +313,38 @@ def test_over_the_connection_of_another(kms: PkKms) -> None:
 
 
 def test_envelopes_that_do_not_open(kms: PkKms) -> None:
-    """Answered like those that open, with keys that nobody has: the KMS is no padding oracle for subscribers."""
+    """Refused like a bad signature, whatever is wrong with them."""
     alice = kms.enrol_signer(ALICE)
     own, other = rsa_key("kms").public_key(), rsa_key("other").public_key()
     wrapped = [own.encrypt(bytes(n), PKCS1v15()) for n in (0, 1, 15, 33, 64)]
     wrapped += [b"", b"\1", bytes(256), b"\xff" * 256, bytes(257), other.encrypt(bytes(32), PKCS1v15())]
     for data in wrapped:
-        assert ask(kms, alice, _pke(data)).hdr.data_type == DataType.REQUEST_RESP
+        assert refusal(kms, alice, _pke(data)) == UNTRUSTED
     assert kms.ops.unwraps == len(wrapped)
+    assert ask(kms, alice).hdr.data_type == DataType.REQUEST_RESP
+
+
+def test_a_subscriber_cannot_go_on_trying_envelopes(kms: PkKms) -> None:
+    """Bleichenbacher's attack needs thousands of answers: its sender gets BUDGET, then a day without any."""
+    alice, mallory = kms.enrol_signer(ALICE), kms.enrol_signer(MALLORY)
+    good = rsa_key("kms").public_key().encrypt(bytes(32), PKCS1v15())
+    for _ in range(BUDGET):
+        assert refusal(kms, mallory, _pke(bytes(256))) == UNTRUSTED
+    asked = kms.ops.unwraps
+    assert refusal(kms, mallory, _pke(good)) == UNTRUSTED
+    assert kms.ops.unwraps == asked, "the RSA key is not even used"
+    assert ask(kms, alice).hdr.data_type == DataType.REQUEST_RESP, "nobody else suffers"
+
+
+def test_the_budget_comes_back_after_a_quiet_day() -> None:
+    budget = PkeBudget()
+    for i in range(BUDGET):
+        assert not budget.exhausted(b"certificate", float(i))
+        budget.spend(b"certificate", float(i))
+    last = BUDGET - 1
+    assert budget.exhausted(b"certificate", last + LOCK_SECONDS)
+    assert not budget.exhausted(b"another", last)
+    assert not budget.exhausted(b"certificate", last + LOCK_SECONDS + 1)
 
 
 def test_signatures(kms: PkKms) -> None:

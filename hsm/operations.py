@@ -11,7 +11,7 @@ from hsm import prf as token_prf
 from hsm.capabilities import Capabilities
 from hsm.cryptoki import AesCbcEncryptDataParams, Mechanism
 from hsm.errors import KeyNotFound, TokenFault, TokenGone
-from hsm.session import HMAC_SHA_1, HMAC_SHA_256, Buffer, Session, buffer, wipe
+from hsm.session import HMAC_SHA_1, HMAC_SHA_256, Buffer, NotCopied, Session, buffer, wipe
 from hsm.templates import Templates
 from kms.crypto import keywrap, limits
 from kms.crypto.interface import Key, KeyOperations, UnsupportedKey, Use, VerificationError, WrongUse
@@ -24,7 +24,7 @@ _ECB = Mechanism(ck.AES_ECB)
 RSA = Mechanism(ck.RSA_PKCS)
 
 
-class TokenKey(Key):
+class TokenKey(NotCopied, Key):
     """An object in a token, known by its handle; 0 once it was destroyed. `length` is that of the key, not counting
     the zeros behind a PRF key that was padded. A `composed` BRANCH key has CKA_ENCRYPT and not CKA_DERIVE.
     """
@@ -48,7 +48,7 @@ class TokenKey(Key):
         self.composed = composed
 
 
-class TokenOperations(KeyOperations):
+class TokenOperations(NotCopied, KeyOperations):
     """See KeyOperations. Besides its errors, all raise TokenFault, TokenGone or KeyNotFound.
 
     For one thread. A key belongs to the session in which it was made or looked up: in a later one, such as after the

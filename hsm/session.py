@@ -2,7 +2,7 @@
 
 import ctypes
 from ctypes import byref, c_ubyte, c_ulong
-from typing import Any
+from typing import Any, NoReturn
 
 from hsm import ckr
 from hsm import cryptoki as ck
@@ -27,7 +27,16 @@ def wipe(*buffers: Buffer) -> None:
         ctypes.memset(memory, 0, ctypes.sizeof(memory))
 
 
-class Session:
+class NotCopied:
+    """Refuses copy and pickle: what it refers to is in a token, or must not be stored."""
+
+    __slots__ = ()
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(f"a {type(self).__name__} cannot be copied or pickled")
+
+
+class Session(NotCopied):
     """The C functions of `cryptoki` on one session. All raise TokenFault, TokenGone or KeyNotFound."""
 
     def __init__(self, cryptoki: Cryptoki, handle: int) -> None:

@@ -60,7 +60,28 @@ def weaknesses(token: TokenOperations) -> tuple[str, ...]:
             pass
         else:
             found.append("CKA_ALLOWED_MECHANISMS is not enforced")
+        if token.capabilities.native_derivation and _derives_readable_keys(token, branch):
+            found.append(
+                "C_DeriveKey makes a readable key from one that is sensitive: whoever may use a master can read any "
+                "key derived from it, though not take the master"
+            )
     return tuple(found)
+
+
+def _derives_readable_keys(token: TokenOperations, branch: int) -> bool:
+    data = ck.AesCbcEncryptDataParams(data=bytes(32), length=32)
+    readable = [(ck.CLASS, ck.SECRET_KEY), (ck.KEY_TYPE, ck.GENERIC_SECRET), (ck.VALUE_LEN, 32)]
+    readable += [(ck.TOKEN, False), (ck.SENSITIVE, False), (ck.EXTRACTABLE, True)]
+    try:
+        derived = token.session.derive(Mechanism(ck.AES_CBC_ENCRYPT_DATA, data), branch, Template(readable))
+    except TokenFault:
+        return False
+    try:
+        return len(token.session.attribute(derived, ck.VALUE)) == 32
+    except TokenFault:
+        return False
+    finally:
+        token.session.destroy(derived)
 
 
 # -- one family of operations each -----------------------------------------------------------------------------------

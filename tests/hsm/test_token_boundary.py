@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from ctypes import byref, c_ubyte, c_ulong
+from hashlib import sha256
 
 import pytest
 
@@ -10,6 +11,7 @@ from hsm import cryptoki as ck
 from hsm.operations import TokenKey
 from hsm.templates import Template
 from kms.crypto.interface import Key, Use
+from kms.crypto.software import SoftwareKeys
 from kms.mikey import labels
 from kms.mikey.registry import PrfFunc
 
@@ -146,8 +148,35 @@ def test_what_a_token_permits_is_reported(
     token.session.destroy(copy)
 
 
-def test_softhsm_has_no_weakness(token: hsm.Token) -> None:
-    assert (token.probe.weaknesses == ()) == _is_softhsm(token)
+def _leaf_of(branch: bytes) -> bytes:
+    software = SoftwareKeys()
+    return software.release(software.load(branch, Use.BRANCH), b"leaf", 32)
+
+
+def test_readable_derived_keys_are_reported(token: hsm.Token, keys: dict[str, Key]) -> None:
+    """SoftHSM and NSS let the template of C_DeriveKey say that the result is readable, whatever the base key is."""
+    if not token.capabilities.native_derivation:
+        pytest.skip("the token derives nothing")
+    data = ck.AesCbcEncryptDataParams(data=sha256(b"label").digest(), length=32)
+    template: list[tuple[int, int]] = [(ck.CLASS, ck.SECRET_KEY), (ck.KEY_TYPE, ck.GENERIC_SECRET)]
+    template += [(ck.VALUE_LEN, 32), (ck.TOKEN, False), (ck.SENSITIVE, False), (ck.EXTRACTABLE, True)]
+    reported = any("makes a readable key" in weakness for weakness in token.probe.weaknesses)
+    mechanism = ck.Mechanism(ck.AES_CBC_ENCRYPT_DATA, data)
+    try:
+        derived = token.session.derive(mechanism, _handle(keys["master"]), Template(template))
+        value = token.session.attribute(derived, ck.VALUE)
+    except hsm.TokenFault:
+        assert not reported
+    else:
+        assert reported
+        with token.scope():
+            branch = token.branch(keys["master"], b"label")
+            assert token.release(branch, b"leaf", 32) == _leaf_of(value)
+        token.session.destroy(derived)
+
+
+def test_softhsm_has_no_other_weakness(token: hsm.Token) -> None:
+    assert (len(token.probe.weaknesses) == 1) == _is_softhsm(token)
 
 
 def test_softhsm_holds_keys_to_their_mechanisms(token: hsm.Token, keys: dict[str, Key]) -> None:

@@ -50,7 +50,9 @@ class MessageProtection:
         v = message.v
         length = labels.AUTH_KEY_LENGTHS.get(v.auth_alg)
         if length is None:
-            raise ProtocolError(f"{message.name}: V with {v.auth_alg.name} authentication", ErrorNo.INVALID_MAC)
+            raise ProtocolError(
+                f"{message.name}: V with {v.auth_alg.name} authentication", ErrorNo.INVALID_MAC
+            )
         key = self._derive(MessageKey.AUTH, length, Use.VERIFY)
         try:
             self._ops.verify(key, v.auth_alg, message.coverage(*suffixes), v.mac)

@@ -15,7 +15,9 @@ class Sources:
     `purpose` names what a random value is for, in the RFC's words.
     """
 
-    def __init__(self, clock: Callable[[], float] = time.time, random: Callable[[int], bytes] = os.urandom) -> None:
+    def __init__(
+        self, clock: Callable[[], float] = time.time, random: Callable[[int], bytes] = os.urandom
+    ) -> None:
         self._clock = clock
         self._random = random
         self._last = 0

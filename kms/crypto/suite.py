@@ -30,7 +30,9 @@ class Suite:
 
 SUITE_128 = Suite(128, PrfFunc.MIKEY_1, EncrAlg.AES_CM_128, MacAlg.HMAC_SHA_1_160, HashFunc.SHA_1)
 """MIKEY-1 PRF, AES-CM-128, HMAC-SHA-1-160."""
-SUITE_256 = Suite(256, PrfFunc.PRF_HMAC_SHA_256, EncrAlg.AES_CM_256, MacAlg.HMAC_SHA_256_256, HashFunc.SHA_256)
+SUITE_256 = Suite(
+    256, PrfFunc.PRF_HMAC_SHA_256, EncrAlg.AES_CM_256, MacAlg.HMAC_SHA_256_256, HashFunc.SHA_256
+)
 """PRF-HMAC-SHA-256, AES-CM-256, HMAC-SHA-256-256: the default."""
 SUITES = {suite.bits: suite for suite in (SUITE_128, SUITE_256)}
 """The suites by their size in bits."""

@@ -255,7 +255,12 @@ class IncomingCall:
         return media
 
     def _session(
-        self, group: GroupKeys, medium: str, session: GenericIdSession, spare: int | None, allocated: list[int]
+        self,
+        group: GroupKeys,
+        medium: str,
+        session: GenericIdSession,
+        spare: int | None,
+        allocated: list[int],
     ) -> GenericIdSession:
         """The answer to one proposed crypto session: the group's key and SRTP policy, and an SSRC of its own."""
         fixed = group.cs_id(medium)

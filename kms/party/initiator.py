@@ -154,7 +154,7 @@ class OutgoingTransfer:
         if (
             self.session is not None
         ):  # its progress is the session's now, which may wait for the answer to an update
-            raise ProtocolError("the Ticket Transfer is complete: no answer is expected", ErrorNo.INVALID_DT)
+            raise ProtocolError("the session is established already: no answer is expected", ErrorNo.INVALID_DT)
         message = receive_response(raw, self.message, DataType.TRANSFER_RESP, self._progress, self._initial)
         flags = self._granted.policy.flags
         identity_r, randr_kms = self._modifier(message)

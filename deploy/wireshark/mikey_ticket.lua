@@ -36,6 +36,7 @@ local MAC_LENGTHS = { [0] = 0, [1] = 20, [2] = 32 }
 local KEY_TYPES = {
     [0] = "TGK", [1] = "TGK+SALT", [2] = "TEK", [3] = "TEK+SALT", [4] = "GTGK", [5] = "GTGK+SALT", [6] = "MPK",
 }
+local MPK = 6
 local SALTED = { [1] = true, [3] = true, [5] = true }
 local KV_NULL, KV_SPI, KV_INTERVAL = 0, 1, 2
 local KV_TYPES = { [0] = "Null", [1] = "SPI", [2] = "Interval" }
@@ -451,14 +452,21 @@ readers[13] = function(c, tree)
     return named(TS_ROLES, role) .. ", " .. timestamp(c, tree, "tr", role)
 end
 
+-- As text where it is text: Wireshark's strings end at a zero byte.
 local function identity(c, tree, name)
     local kind = c:u8(tree, name .. ".id_type")
-    if kind == BYTE_STRING then
-        local data = c:block16(tree, name .. ".data")
-        return data and data:bytes():tohex(true) or "empty"
+    local length = c:u16(tree, "length")
+    local data = c:take(length, name .. ".data")
+    if not data then
+        return "empty"
     end
-    local data = c:block16(tree, name .. ".identity")
-    return data and (data:raw():gsub("[^\32-\126]", ".")) or "empty"
+    local raw = data:raw()
+    if kind == BYTE_STRING or raw:find("\0", 1, true) then
+        tree:add(f[name .. ".data"], data)
+        return data:bytes():tohex(true)
+    end
+    tree:add(f[name .. ".identity"], data)
+    return (raw:gsub("[^\32-\126]", "."))
 end
 
 readers[6] = function(c, tree)
@@ -552,14 +560,24 @@ end
 
 -- THDR Data of a derived ticket (docs/ticket-type.md): what keys it stands for.
 local function key_list(c, tree)
-    for _ = 1, c:u8(tree, "thdr.count") do
+    local count = c:u8(tree, "thdr.count")
+    for i = 1, count do
         local item, start = open(c, tree, "entry")
         local kind = c:u8(item, "entry.key_type")
+        if not KEY_TYPES[kind] then
+            c:fail(string.format("key type %d is unknown", kind))
+        end
         c:u8(item, "entry.key_length")
         c:u8(item, "entry.salt_length")
         c:block8(item, "entry.spi")
-        item:append_text(": " .. named(KEY_TYPES, kind))
+        item:append_text(": " .. KEY_TYPES[kind])
         close(c, item, start)
+        if (kind == MPK) ~= (i == 1) then
+            c:fail("exactly one MPK, the first key, is expected")
+        end
+    end
+    if count == 0 then
+        c:fail("exactly one MPK, the first key, is expected")
     end
     c:finish()
 end

@@ -151,10 +151,11 @@ class OutgoingTransfer:
         Raises ReceivedError for an Error message, AuthenticationError if the sender is not who the KMS told us,
         ProtocolError or DecodeError for everything else. A refused message changes nothing: another may follow.
         """
-        if (
-            self.session is not None
-        ):  # its progress is the session's now, which may wait for the answer to an update
-            raise ProtocolError("the session is established already: no answer is expected", ErrorNo.INVALID_DT)
+        # Once there is a session, its progress is the session's, which may wait for the answer to an update.
+        if self.session is not None:
+            raise ProtocolError(
+                "the session is established already: no answer is expected", ErrorNo.INVALID_DT
+            )
         message = receive_response(raw, self.message, DataType.TRANSFER_RESP, self._progress, self._initial)
         flags = self._granted.policy.flags
         identity_r, randr_kms = self._modifier(message)

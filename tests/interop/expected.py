@@ -126,7 +126,8 @@ def _chain(payloads: Iterable[Payload]) -> Iterator[Line]:
             if isinstance(payload, Idr):
                 yield "idr.role", payload.role
             yield f"{name}.id_type", payload.id_type
-            label = "data" if payload.id_type == IdType.BYTE_STRING else "identity"
+            is_text = payload.id_type != IdType.BYTE_STRING and b"\0" not in payload.data
+            label = "identity" if is_text else "data"
             yield f"{name}.{label}", payload.data.hex()
         elif isinstance(payload, Sp):
             yield "sp.policy_no", payload.policy_no

@@ -10,7 +10,7 @@ local proto = Proto("mikey_ticket", "MIKEY-TICKET (RFC 6043)")
 local PORT = 2269 -- IANA: mikey
 local MAX_DEPTH = 8 -- blocks in one another: TP Data may hold a TP, whose TP Data may hold a TP, ...
 
--- numbers of RFC 3830 section 6, RFC 4563 and RFC 6043 section 6 --------------------------------------------------------
+-- numbers of RFC 3830 section 6, RFC 4563 and RFC 6043 section 6 ------------------------------------------------------
 
 local DATA_TYPES = {
     [0] = "PSK_INIT", [1] = "PSK_RESP", [2] = "PK_INIT", [3] = "PK_RESP", [4] = "DH_INIT", [5] = "DH_RESP",
@@ -65,7 +65,9 @@ local ERRORS = {
     [11] = "Data type not supported", [12] = "Unspecified error", [14] = "Invalid TICKET", [15] = "Invalid TPpar",
 }
 local BASE_TICKET, DERIVED_TICKET = 1, 61440
-local TICKET_TYPES = { [BASE_TICKET] = "MIKEY base ticket", [2] = "3GPP base ticket", [DERIVED_TICKET] = "derived ticket" }
+local TICKET_TYPES = {
+    [BASE_TICKET] = "MIKEY base ticket", [2] = "3GPP base ticket", [DERIVED_TICKET] = "derived ticket",
+}
 local EXTENSIONS = { [0] = "Vendor ID", [1] = "SDP IDs", [2] = "TESLA I-Key", [3] = "Key ID" }
 local SRTP_PARAMS = {
     [0] = "Encryption algorithm", [1] = "Session encr. key length", [2] = "Authentication algorithm",
@@ -87,7 +89,7 @@ local FLAGS = { -- of the Ticket Policy: the mask in its 16-bit word; D stands b
     { "o", 0x0020, "the Responder needs RFC 6043 alone" },
 }
 
--- fields ---------------------------------------------------------------------------------------------------------------
+-- fields --------------------------------------------------------------------------------------------------------------
 
 local f = {}
 
@@ -215,7 +217,7 @@ local malformed = ProtoExpert.new(
     "mikey_ticket.malformed", "MIKEY message is malformed", expert.group.MALFORMED, expert.severity.ERROR)
 proto.experts = { malformed }
 
--- reading --------------------------------------------------------------------------------------------------------------
+-- reading -------------------------------------------------------------------------------------------------------------
 
 -- A cursor over the bytes from `pos` to `stop`. Every read is checked, so no message can raise Wireshark's own errors.
 local Cursor = {}
@@ -324,7 +326,7 @@ local function block(c, tree, length, name, read, ...)
     end
 end
 
--- payloads: each reader starts behind Next Payload, and returns what to say on the subtree's line -----------------------
+-- payloads: each reader starts behind Next Payload, and returns what to say on the subtree's line ---------------------
 
 local readers = {}
 local without_next = { [4] = true } -- SIGN
@@ -533,7 +535,7 @@ readers[21] = function(c, tree)
     return named(EXTENSIONS, kind)
 end
 
--- TP and TICKET --------------------------------------------------------------------------------------------------------
+-- TP and TICKET -------------------------------------------------------------------------------------------------------
 
 -- From Ticket Type to the end of TP Data. Returns Ticket Type, and the type with the flags as text.
 local function policy(c, tree)
@@ -609,7 +611,7 @@ readers[17] = function(c, tree)
     return text
 end
 
--- HDR ------------------------------------------------------------------------------------------------------------------
+-- HDR -----------------------------------------------------------------------------------------------------------------
 
 local function session_data(c, tree, has_roc)
     c:show(tree, 4, "cs.ssrc")
@@ -679,7 +681,7 @@ local function message(c, tree)
     chain(c, tree, following)
 end
 
--- the dissector --------------------------------------------------------------------------------------------------------
+-- the dissector -------------------------------------------------------------------------------------------------------
 
 local HDR_LENGTH = 10
 local builtin = Dissector.get("mikey")

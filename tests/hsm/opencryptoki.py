@@ -50,10 +50,16 @@ def _enter_namespaces(folder: Path) -> None:
     if libc.unshare(_CLONE_NEWNS | _CLONE_NEWIPC) != 0:
         reason = os.strerror(ctypes.get_errno())
         raise Unavailable(f"opencryptoki needs root, to get a mount namespace of its own: {reason}")
+    try:
+        _mount("--make-rprivate", "/")
+    except subprocess.CalledProcessError:
+        # Nothing may be mounted before this: it would show in the machine's own namespace.
+        raise Unavailable(
+            "opencryptoki needs mounts of its own, and / is no mount point here (a chroot?)"
+        ) from None
     folder.mkdir()
     conf = folder / "opencryptoki.conf"
     conf.write_text(_SLOT)
-    _mount("--make-rprivate", "/")
     # In this order: /var/lock is often inside /run.
     for path in ("/var/run", "/var/lock", "/dev/shm", "/var/lib/opencryptoki"):
         Path(path).resolve().mkdir(parents=True, exist_ok=True)

@@ -30,7 +30,7 @@ from kms.mikey import error_message, labels, timestamps
 from kms.mikey.errors import MikeyError, ProtocolError
 from kms.mikey.exchange import check_message
 from kms.mikey.message import Message
-from kms.mikey.payloads import Hdr, T
+from kms.mikey.payloads import T
 from kms.mikey.registry import DataType, ErrorNo, TsType
 
 _log = structlog.get_logger()
@@ -103,10 +103,10 @@ class Engine:
         _log.warning("token opened again", reason=str(gone))
 
     def _try(self, request: EngineRequest, raw: bytes) -> Outcome:
-        exchange = _Exchange(self._context)
+        exchange = _Exchange(self._context, raw)
         with self._context.ops.scope():
             try:
-                answer = exchange.answer(request, raw)
+                answer = exchange.answer(request)
                 if isinstance(answer, Forward):
                     return Outcome(
                         forward=pb.Forward(peer=answer.peer.decode(), mikey_message=answer.message.raw)
@@ -124,18 +124,17 @@ class Engine:
 class _Exchange:
     """The handling of one message; remembers how far it came, for the Error message."""
 
-    def __init__(self, context: Context) -> None:
+    def __init__(self, context: Context, raw: bytes) -> None:
         self._context = context
-        self._failed: Hdr | None = None
+        self._raw = raw
         self._message: Message | None = None
         self._authenticated: Authenticated | None = None
 
-    def answer(self, request: EngineRequest, raw: bytes) -> Message | Forward:
+    def answer(self, request: EngineRequest) -> Message | Forward:
         """Parse, check the time, authenticate, authorise, and answer or forward. Raises Refused or MikeyError."""
         context = self._context
         requesting_ticket = request.operation == OPERATION_REQUEST_TICKET
-        self._failed = error_message.failed_hdr(raw)
-        message = self._message = Message.decode(raw)
+        message = self._message = Message.decode(self._raw)
         check_message(message, *(_REQUESTS if requesting_ticket else _RESOLVES))
         self._check_time(message.get(T))
         authenticated = caller.authenticate(message, context)
@@ -165,15 +164,16 @@ class _Exchange:
         )
 
     def _error_message(self, refused: Refused) -> bytes:
-        if self._failed is None:
+        failed = error_message.failed_hdr(self._raw)
+        if failed is None:
             return b""
         t = self._context.sources.timestamp()
         numbers: Sequence[ErrorNo] = (refused.error_no,)
         if self._message is None or self._authenticated is None or not self._authenticated.by_psk:
-            return error_message.build(self._failed, numbers, t).raw
+            return error_message.build(failed, numbers, t).raw
         # The auth_key of the message where the error occurred (A-25).
         alg = self._message.v.auth_alg
-        draft = error_message.build(self._failed, numbers, t, auth_alg=alg)
+        draft = error_message.build(failed, numbers, t, auth_alg=alg)
         return self._authenticated.protection(labels.INITIAL).sign(draft).raw
 
 

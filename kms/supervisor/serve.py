@@ -45,9 +45,9 @@ def serve(home: Path, config: Config, engine_command: Sequence[str] = ENGINE_COM
     """Run the KMS of a home folder until SIGTERM or SIGINT; the exit code.
 
     Prints one line, `ready grpc=HOST:PORT metrics=HOST:PORT`, when everything serves; with [listen] http it ends with
-    ` http=HOST:PORT`. A start that fails ends every
-    child, prints one line on standard error and returns 2. Call it from the main thread of a process with no other
-    children. engine_command is another than the engine's own only in tests.
+    ` http=HOST:PORT`. A start that fails ends every child, prints one line on standard error and returns 2. Call it
+    from the main thread of a process with no other children. engine_command is another than the engine's own only in
+    tests.
     """
     forbid_core_dumps()
     logs.configure("supervisor")
